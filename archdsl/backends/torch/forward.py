@@ -1,0 +1,302 @@
+"""Writes a class's forward: statements in order, short ones folded into their reader, names as in the spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from archdsl.backends.torch.axes import FIRST, Orders, optional_groups
+from archdsl.backends.torch.classes import ModuleClass, Ref, StepCode, fill, listings, local_refs, lower
+from archdsl.backends.torch.plan import Step
+from archdsl.ir.graph import Value
+from archdsl.ops.base import op_of
+
+FOLDED = 64
+"""Longest expression that is written inside its reader."""
+SPARE = ("y", "z", "u", "w", "t", "s", "r")
+TO_FIRST, TO_LAST = ".permute(0, 3, 1, 2)", ".permute(0, 2, 3, 1)"
+
+
+@dataclass
+class Forward:
+    """The body of one forward. `lines` come out unindented; nested lines carry their own indent."""
+
+    cls: ModuleClass
+    orders: Orders
+    refs: dict[Value, Ref] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    code: dict[Value, str] = field(default_factory=dict)
+    """Source of each live value: a variable, or an expression still to be folded."""
+    order: dict[Value, str] = field(default_factory=dict)
+    variables: dict[str, Value] = field(default_factory=dict)
+    helpers: list[str] = field(default_factory=list)
+    kept: set[str] = field(default_factory=set)
+    """Constructor arguments that the forward reads from self."""
+
+    def __post_init__(self) -> None:
+        self.refs = local_refs(self.cls.template)
+        self.readers: dict[Value, list[int]] = {}
+        steps = self.cls.template.steps
+        for k, step in enumerate(steps):
+            for value in step.operands:
+                if value is not None:
+                    self.readers.setdefault(value, []).append(k)
+        for value in self.cls.template.outputs:
+            self.readers.setdefault(value, []).append(len(steps))
+        self.groups = dict(optional_groups(self.cls))
+
+    # -- inputs ------------------------------------------------------------------------------------
+
+    def open(self) -> list[str]:
+        """Names of the inputs, which become variables."""
+        names = []
+        for i, (wanted, value) in enumerate(self.cls.template.inputs):
+            name = _python_name(wanted)
+            n = 2
+            while name in names:
+                name, n = f"{_python_name(wanted)}{n}", n + 1
+            names.append(name)
+            self.bind(name, value)
+            self.order[value] = self.orders.of((id(self.cls), "in", i))
+        return names
+
+    def bind(self, name: str, value: Value) -> None:
+        self.variables[name] = value
+        self.code[value] = name
+
+    # -- statements ----------------------------------------------------------------------------------
+
+    def run(self, start: int = 0, stop: int | None = None) -> None:
+        """Writes the steps in [start, stop)."""
+        steps = self.cls.template.steps
+        k = start
+        while k < (len(steps) if stop is None else stop):
+            if k in self.groups:
+                self.optional(k, self.groups[k])
+                k = self.groups[k] + 1
+                continue
+            self.step(k)
+            k += 1
+
+    def step(self, k: int) -> None:
+        step = self.cls.template.steps[k]
+        if step.loop:
+            self.loop(k, step)
+            return
+        source = self.expression(k, step)
+        for r, value in enumerate(step.results):
+            self.order[value] = self.orders.of(self.orders.source(self.cls, ("step", k, r)))
+        if self.folds(k, step, source):
+            self.code[step.results[0]] = source
+            return
+        names = self.names(k, step)
+        self.lines.append(f"{', '.join(names)} = {source}" if names else source)
+
+    def expression(self, k: int, step: Step) -> str:
+        if step.node is None:
+            target = (id(self.orders.owner[step.children[0]]), "in")
+            operands = [
+                self.operand(v, self.orders.of((*target, i))) for i, v in enumerate(step.operands) if v is not None
+            ]
+            return f"{self.access(step.attr)}({', '.join(operands)})"
+        axes = self.orders.of((id(self.cls), "op", k))
+        if axes not in op_of(step.node).axes:
+            axes = op_of(step.node).axes[0]
+        lowered = lower(step, axes)
+        self.helpers += [h for h in lowered.helpers if h not in self.helpers]
+        holes = dict(self.numbers(k, [n for n in lowered.numbers if "{" + n + "}" in lowered.expr]))
+        if "{self}" in lowered.expr:  # an op without weights in a loop is in no list of modules
+            holes["self"] = self.access(step.attr)
+        ports = op_of(step.node).ports
+        for slot, port in enumerate(ports):
+            if port.startswith("*"):
+                rest = [self.operand(v, axes) for v in step.operands[slot:] if v is not None]
+                holes[port[1:]] = ", ".join(rest)
+            elif slot < len(step.operands) and step.operands[slot] is not None:
+                text = self.operand(step.operands[slot], axes)
+                name = port.rstrip("?")
+                alone = lowered.expr == "{" + name + "}" or re.search(r"[(,] ?\{" + name + r"\}[,)]", lowered.expr)
+                holes[name] = text if alone or _atomic(text) else f"({text})"
+        return fill(lowered.expr, holes)
+
+    def access(self, attr: str) -> str:
+        """self.qkv, self.pws[0], or self.e1["4"] where the list has gaps."""
+        head, _, rest = attr.partition(".")
+        if not rest:
+            return f"self.{head}"
+        return f"self.{head}[{rest}]" if listings(self.cls)[head] else f'self.{head}["{rest}"]'
+
+    def numbers(self, k: int, present: Sequence[str]) -> Mapping[str, str]:
+        """Source of the numbers an expression mentions: literals, or attributes that the constructor keeps."""
+        codes: StepCode = self.cls.codes[k]
+        out = {}
+        for name in present:
+            code = codes.numbers[name]
+            for argument in self.cls.args:
+                if re.search(rf"\b{argument}\b", code):
+                    self.kept.add(argument)
+                    code = re.sub(rf"\b{argument}\b", f"self.{argument}", code)
+            out[name] = code
+        return out
+
+    def operand(self, value: Value | None, wanted: str) -> str:
+        assert value is not None
+        text = self.code[value]
+        if value.type.kind != "map" or not value.type.batched or self.order[value] == wanted:
+            return text
+        turned = TO_FIRST if wanted == FIRST else TO_LAST
+        return (text if _atomic(text) else f"({text})") + turned
+
+    def folds(self, k: int, step: Step, source: str) -> bool:
+        """Whether the result is written inside the one step that reads it, right after this one."""
+        if len(step.results) != 1 or len(source) > FOLDED:
+            return False
+        value = step.results[0]
+        readers = self.readers.get(value, [])
+        if len(readers) != 1 or (self.hint(step, 0) and readers[0] != k + 1):
+            return False
+        if any(
+            k < first <= readers[0] <= last or (first <= k < readers[0] and k <= last < readers[0])
+            for first, last in self.groups.items()
+        ):
+            return False
+        if readers[0] < len(self.cls.template.steps) and self.cls.template.steps[readers[0]].loop:
+            return False
+        return all(self.folded_at(m, readers[0]) for m in range(k + 1, readers[0])) and not self.mentions_twice(
+            value, readers[0]
+        )
+
+    def folded_at(self, m: int, reader: int) -> bool:
+        """Whether step m is itself read only by `reader` (so that order of evaluation is kept)."""
+        step = self.cls.template.steps[m]
+        return len(step.results) == 1 and self.readers.get(step.results[0], []) == [reader] and not step.loop
+
+    def mentions_twice(self, value: Value, reader: int) -> bool:
+        steps = self.cls.template.steps
+        if reader >= len(steps) or steps[reader].node is None:
+            return False
+        step = steps[reader]
+        assert step.node is not None
+        lowered = lower(step)
+        slot = step.operands.index(value)
+        ports = op_of(step.node).ports
+        port = ports[min(slot, len(ports) - 1)].strip("?*")
+        return lowered.expr.count("{" + port + "}") > 1
+
+    def hint(self, step: Step, r: int) -> str:
+        """The spec's name for a result, "" where it gave none."""
+        value = step.results[r]
+        if step.node is not None:
+            return step.node.names[r] if step.node.names else ""
+        return self.orders.given.get(value, "")
+
+    def names(self, k: int, step: Step) -> list[str]:
+        out: list[str] = []
+        for r, value in enumerate(step.results):
+            wanted = [self.hint(step, r)]
+            if value.type.kind == "frame":
+                wanted.append("frame")
+            tensors = [v for v in step.operands if v is not None and v.type.kind != "frame"]
+            if len(tensors) == 1 and self.code[tensors[0]].isidentifier():
+                wanted.append(self.code[tensors[0]])
+            wanted += ["x", *SPARE]
+            free = next(n for n in (*wanted, *(f"v{i}" for i in range(99))) if n and self.free(n, k) and n not in out)
+            free = _python_name(free)
+            out.append(free)
+        for name, value in zip(out, step.results, strict=True):
+            self.bind(name, value)
+        return out
+
+    def free(self, name: str, k: int) -> bool:
+        """Whether a variable may be assigned at step k: nothing it holds is read later."""
+        held = self.variables.get(name)
+        if held is not None and any(r > k for r in self.readers.get(held, ())):
+            return False
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        for value, text in self.code.items():
+            if text.isidentifier() or not any(r > k for r in self.readers.get(value, ())):
+                continue
+            if word.search(text):
+                return False
+        return True
+
+    def loop(self, k: int, step: Step) -> None:
+        target = (id(self.orders.owner[step.children[0]]), "in")
+        arguments: list[str] = []
+        for i, value in enumerate(step.operands):
+            assert value is not None
+            text = self.operand(value, self.orders.of((*target, i)))
+            if i >= step.carried:
+                arguments.append(text)
+                continue
+            name = self.code[value]
+            if not name.isidentifier() or any(r > k for r in self.readers[value]):
+                wanted = [self.orders.given.get(step.results[i], ""), "x", *SPARE]
+                name = next(n for n in wanted if n and self.free(n, k) and n not in arguments)
+            if text != name:
+                self.lines.append(f"{name} = {text}")
+            self.variables[name] = step.results[i]
+            arguments.append(name)
+        item = "stage" if step.attr == "stages" else "block"
+        results = ", ".join(arguments[: step.carried])
+        call = ", ".join(arguments)
+        self.lines.append(f"for {item} in self.{step.attr}:")
+        once = f"{item}({call})"
+        if item == "block":
+            once = f"checkpoint({item}, {call}, use_reentrant=False) if self.grad_checkpointing else {once}"
+        self.lines.append(f"    {results} = {once}")
+        for r, value in enumerate(step.results):
+            self.bind(arguments[r], value)
+            self.order[value] = self.orders.of(self.orders.source(self.cls, ("step", k, r)))
+
+    def optional(self, first: int, last: int) -> None:
+        """A run of steps that some instances lack: the variable it starts from is the one it ends in."""
+        steps = self.cls.template.steps
+        entry = steps[first].operands[0]
+        assert entry is not None
+        name = self.code[entry]
+        if not name.isidentifier():
+            self.lines.append(f"x = {name}")
+            name = "x"
+        flag = steps[last].attr if steps[last].attr else steps[first].attr
+        keep, self.lines = self.lines, []
+        for k in range(first, last + 1):
+            self.step(k)
+        end = steps[last].results[0]
+        source = self.code[end]
+        if source != name:
+            if self.lines and source.isidentifier() and self.lines[-1].startswith(f"{source} = "):
+                self.lines[-1] = f"{name} = " + self.lines[-1].removeprefix(f"{source} = ")
+            else:
+                self.lines.append(f"{name} = {source}")
+        body, self.lines = self.lines, keep
+        self.lines.append(f"if {self.access(flag)} is not None:")
+        self.lines += [f"    {line}" for line in body]
+        self.bind(name, end)
+
+    def close(self) -> str:
+        """The return statement's expression."""
+        out = []
+        for o, value in enumerate(self.cls.template.outputs):
+            out.append(self.operand(value, self.orders.of((id(self.cls), "out", o))))
+        return ", ".join(out)
+
+
+def _python_name(name: str) -> str:
+    import keyword
+
+    return name + "_" if keyword.iskeyword(name) or name in ("self", "torch", "math", "nn", "F") else name
+
+
+def _atomic(text: str) -> bool:
+    """Whether source can be followed by an index or a method without parentheses."""
+    depth = 0
+    for c in text:
+        if c in "([":
+            depth += 1
+        elif c in ")]":
+            depth -= 1
+        elif depth == 0 and not (c.isalnum() or c in "_."):
+            return False
+    return not text[:1].isdigit()

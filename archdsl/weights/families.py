@@ -1,0 +1,205 @@
+"""Turns a table (TOML) of weight path templates into the keys another library knows the same tensors by."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from archdsl.diagnostics import ArchError, error
+from archdsl.weights.transforms import Concat, FoldBN, Transform, TransformError, parse
+
+TABLES = Path(__file__).parent / "tables"
+_HOLE = re.compile(r"\{([a-z]\w*)\}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A path with holes for numbers: `stages.{i}.down` also stands for what lies below it, "" for everything."""
+
+    text: str
+
+    def bind(self, path: str) -> tuple[dict[str, str], str] | None:
+        """The holes' numbers, and the rest of `path` ("" or ".weight"); None where it does not fit."""
+        found = _pattern(self.text).fullmatch(path if self.text else f".{path}")
+        if found is None:
+            return None
+        return {k: v for k, v in found.groupdict().items() if k != "_rest"}, found["_rest"]
+
+    def fill(self, numbers: Mapping[str, str]) -> str:
+        return _HOLE.sub(lambda hole: numbers[hole[1]], self.text)
+
+    @property
+    def holes(self) -> frozenset[str]:
+        return frozenset(_HOLE.findall(self.text))
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """How specific it is: by its length, then by how few holes it has."""
+        return self.text.count(".") + bool(self.text), -len(self.holes)
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    seen: set[str] = set()
+    out = ""
+    for at, piece in enumerate(_HOLE.split(text)):
+        if at % 2 == 0:
+            out += re.escape(piece)
+        elif piece in seen:
+            out += f"(?P={piece})"
+        else:
+            seen.add(piece)
+            out += rf"(?P<{piece}>\d+)"
+    return re.compile(rf"{out}(?P<_rest>(?:\..+)?)")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a table. `keys` are templates of the other side, more than one where parts are joined."""
+
+    path: Template
+    keys: tuple[Template, ...]
+    via: tuple[Transform, ...] = ()
+    """Applied in order to what is read from the keys; undone in reverse on the way out."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a table says of one weight path."""
+
+    keys: tuple[str, ...]
+    via: tuple[Transform, ...] = ()
+    explicit: bool = True
+    """False where no line matched, so that the name is the same on both sides."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A table: how a family of models names its weights in another library."""
+
+    name: str
+    library: str
+    models: Mapping[str, str]
+    """The other library's model by arch name."""
+    rules: tuple[Rule, ...]
+    drop: tuple[Template, ...] = ()
+    """Keys that hold nothing to learn, such as index buffers of old checkpoints."""
+
+    def bind(self, path: str) -> Bound:
+        """The keys of a weight path. The longest template that fits wins."""
+        best: tuple[tuple[int, int], Rule, dict[str, str], str] | None = None
+        for rule in self.rules:
+            found = rule.path.bind(path)
+            if found is not None and (best is None or rule.path.weight > best[0]):
+                best = (rule.path.weight, rule, *found)
+        if best is None:
+            return Bound((path,), (), explicit=False)
+        _, rule, numbers, rest = best
+        keys = tuple(_joined(key.fill(numbers), rest) for key in rule.keys)
+        return Bound(keys, rule.via)
+
+    def drops(self, key: str) -> bool:
+        return any(t.bind(key) is not None for t in self.drop)
+
+
+def _joined(head: str, rest: str) -> str:
+    return head + rest if head else rest[1:]
+
+
+@cache
+def shipped() -> tuple[Family, ...]:
+    """The tables that come with archdsl, by name."""
+    return tuple(read(path) for path in sorted(TABLES.glob("*.toml")))
+
+
+def find(table: str) -> Family:
+    """The shipped table of that name, or the one in that file. Raises as `read` does."""
+    return next((f for f in shipped() if f.name == table), None) or read(table)
+
+
+def read(path: str | Path) -> Family:
+    """The table in a TOML file. Raises E-WEIGHT-TABLE, and E-FILE where it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise error("E-FILE", f"cannot read `{path}`: {e.strerror or e}") from e
+    except UnicodeDecodeError as e:
+        raise error("E-WEIGHT-TABLE", f"`{path}` is not a table of weights: {e.reason}") from e
+    try:
+        return _family(Path(path).stem, tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, TransformError) as e:
+        raise _wrong(path, str(e)) from e
+
+
+def _family(name: str, table: Mapping[str, object]) -> Family:
+    unknown = table.keys() - {"library", "models", "paths", "drop"}
+    if unknown:
+        raise TransformError(f"unknown entry `{sorted(unknown)[0]}`; there are library, models, paths and drop")
+    models, paths, drop = table.get("models", {}), table.get("paths", {}), table.get("drop", [])
+    if not isinstance(models, dict) or not isinstance(paths, dict) or not isinstance(drop, list):
+        raise TransformError("`models` and `paths` are tables, `drop` is a list")
+    rules = tuple(_rule(ours, theirs) for ours, theirs in paths.items())
+    return Family(
+        name,
+        str(table.get("library", "timm")),
+        {str(k): str(v) for k, v in models.items()},
+        rules,
+        tuple(Template(str(t)) for t in drop),
+    )
+
+
+def _rule(ours: str, theirs: object) -> Rule:
+    stored, via = theirs, []
+    if isinstance(theirs, dict):
+        if theirs.keys() - {"keys", "via"} or "keys" not in theirs:
+            raise TransformError(f"`{ours}`: write a key, or {{ keys = [...], via = [...] }}")
+        stored, via = theirs["keys"], _texts(ours, theirs.get("via", []))
+    keys = _texts(ours, stored)
+    if not keys:
+        raise TransformError(f"`{ours}`: it has no key")
+    rule = Rule(Template(ours), tuple(Template(k) for k in keys), _transforms(ours, keys, via))
+    unbound = [hole for k in rule.keys for hole in k.holes - rule.path.holes]
+    if unbound:
+        raise TransformError(f"`{ours}`: nothing gives {{{unbound[0]}}} a number")
+    return rule
+
+
+def _texts(ours: str, given: object) -> list[str]:
+    """A string, or a list of strings, as a list."""
+    found = [str(x) for x in given if isinstance(x, str)] if isinstance(given, list) else [str(given)]
+    if not isinstance(given, str | list) or (isinstance(given, list) and len(found) < len(given)):
+        raise TransformError(f"`{ours}`: keys and transforms are strings")
+    return found
+
+
+def _transforms(ours: str, keys: list[str], steps: list[str]) -> tuple[Transform, ...]:
+    via = tuple(parse(s) for s in steps)
+    first = via[0] if via else None
+    if isinstance(first, Concat):
+        if len(first.stored) != len(keys):
+            raise TransformError(f"`{ours}`: {first} joins {len(first.stored)} parts, but there are {len(keys)} keys")
+    elif len(keys) > 1 and not isinstance(first, FoldBN):
+        raise TransformError(f"`{ours}`: several keys are joined by concat or folded by fold_bn, first of all")
+    return via
+
+
+def _wrong(path: str | Path, reason: str) -> ArchError:
+    return error(
+        "E-WEIGHT-TABLE",
+        f"`{path}` is not a table of weights: {reason}",
+        help='write [paths] with lines such as "stages.{i}" = "layers.{i}"',
+    )
+
+
+def by_name(families: Iterable[Family], arch: str, model: str = "") -> Family | None:
+    """The table that lists the arch, or the other library's model; None where none does."""
+    known = list(families)
+    for family in known:
+        if arch in family.models:
+            return family
+    base = model.partition(".")[0]
+    return next((f for f in known if base and base in f.models.values()), None)

@@ -1,0 +1,451 @@
+"""Published weights: what is imported computes what timm computes, and goes back out bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archdsl.api import Artefact, compile_spec
+from archdsl.cli import main
+from archdsl.diagnostics import ArchError, Source
+from archdsl.frontend.program import Program
+from archdsl.ir.graph import Graph
+from archdsl.weights.families import Family, find, read, shipped
+from archdsl.weights.load import Import, check_forward, check_names, export_weights, import_weights
+from archdsl.weights.match import match
+from archdsl.weights.stores import Stored, execution_order, open_store, read_file, write_file
+from archdsl.weights.transforms import NAMES, Geometry, Transform, TransformError, parse
+from tests.oracle.compare import randomise
+
+timm = pytest.importorskip("timm")
+pytest.importorskip("safetensors")
+
+MODELS = {arch: model for family in shipped() for arch, model in family.models.items()}
+LIGHT = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "vit_s16", "swinv2_t", "maxvit_t")
+EVERY = [pytest.param(s, marks=() if s in LIGHT else pytest.mark.full) for s in MODELS]
+DERIVED = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "vit_s16", "swinv2_t")
+"""Specs whose weights data flow and shapes decide, without a table. MaxViT's tables differ in sign and layout."""
+
+
+def randomised(name: str, **arguments: object) -> nn.Module:
+    model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    randomise(model)
+    return model
+
+
+def stored(tensors: Mapping[str, Tensor], **more: object) -> Stored:
+    return Stored("weights.safetensors", tensors, **more)  # type: ignore[arg-type]
+
+
+def graph(body: str, params: str = "", image: str = "3, 8, 8") -> Graph:
+    text = f"arch a{params} {{\n  input img: map[{image}]\n  {body}\n}}\n"
+    return Program.parse(Source("a.arch", text)).elaborate()
+
+
+def codes(found: Import) -> list[str]:
+    return [d.code for d in found.diagnostics]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[[str], Family]:
+    def written(text: str) -> Family:
+        (tmp_path / "t.toml").write_text(text)
+        return read(tmp_path / "t.toml")
+
+    return written
+
+
+# -- models of timm ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_imported_weights_compute_the_same_and_return_bit_for_bit(spec: str, tmp_path: Path) -> None:
+    state = randomised(MODELS[spec]).state_dict()
+    write_file(tmp_path / "theirs.safetensors", state, {"license": "mit"})
+    artefact = compile_spec(spec)
+    found = import_weights(artefact.graph, open_store(str(tmp_path / "theirs.safetensors")))
+    assert not found.diagnostics and not found.resized
+    module = artefact.module()
+    module.load_state_dict(found.state)
+    assert "agree" in check_forward(module, artefact.graph, found)
+
+    write_file(tmp_path / "ours.safetensors", found.state, found.metadata)
+    ours = read_file(tmp_path / "ours.safetensors")
+    assert ours.license == "mit"
+    for file in (ours, replace(ours, metadata={})):  # by the recorded map, and by the table
+        assert_equal(export_weights(artefact.graph, file), state)
+
+
+def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key, tensor in b.items():
+        assert a[key].dtype == tensor.dtype and a[key].shape == tensor.shape and torch.equal(a[key], tensor), key
+
+
+@pytest.mark.parametrize("spec", sorted(MODELS))
+def test_tables_name_timms_tensors(spec: str) -> None:
+    with torch.device("meta"):
+        shapes = {k: tuple(t.shape) for k, t in timm.create_model(MODELS[spec]).state_dict().items()}
+    artefact = Program.open(Path(compile_path(spec))).elaborate(spec)
+    found = match(artefact, shapes, next(f for f in shipped() if spec in f.models))
+    assert not (found.missing or found.unexpected or found.ambiguous)
+
+
+def compile_path(spec: str) -> str:
+    from archdsl.frontend.locate import locate
+
+    return str(locate(spec).path)
+
+
+@pytest.mark.parametrize("spec", DERIVED)
+def test_structure_and_order_decide_without_a_table(spec: str) -> None:
+    model = timm.create_model(MODELS[spec])
+    shapes = {k: tuple(t.shape) for k, t in model.state_dict().items()}
+    elaborated = Program.open(Path(compile_path(spec))).elaborate(spec)
+    family = next(f for f in shipped() if spec in f.models)
+    found = match(elaborated, shapes, None, execution_order(model))
+    assert not (found.missing or found.unexpected or found.ambiguous)
+    assert {x.path: x.keys for x in found.links} == {p: family.bind(p).keys for p in elaborated.params}
+
+
+def test_a_wrong_map_of_the_right_shapes_is_found_by_the_check(table: Callable[[str], Family]) -> None:
+    state = randomised("poolformer_s12").state_dict()
+    swapped = table(
+        '[models]\npoolformer_s12 = "poolformer_s12"\n[paths]\n'
+        '"stages.{i}.down" = "stages.{i}.downsample.conv"\n'
+        '"stages.{i}.blocks.{j}.ls1.gamma" = "stages.{i}.blocks.{j}.layer_scale2.scale"\n'
+        '"stages.{i}.blocks.{j}.ls2.gamma" = "stages.{i}.blocks.{j}.layer_scale1.scale"\n'
+    )
+    artefact = compile_spec("poolformer_s12")
+    found = import_weights(artefact.graph, stored(state), table=swapped)
+    assert not found.diagnostics
+    module = artefact.module()
+    module.load_state_dict(found.state)
+    with pytest.raises(ArchError, match="differ by"):
+        check_forward(module, artefact.graph, found)
+
+
+# -- other sizes ---------------------------------------------------------------------------------
+
+
+def test_positions_are_resampled_as_timm_does() -> None:
+    from timm.layers import resample_abs_pos_embed
+
+    state = randomised("vit_small_patch16_224", depth=1).state_dict()
+    found = import_weights(elaborated("vit_s16", (3, 320, 256), depth=1), stored(state))
+    assert not found.diagnostics and list(found.resized) == ["stem.pos_embed"]
+    theirs = resample_abs_pos_embed(state["pos_embed"], [20, 16])
+    assert torch.allclose(found.state["stem.pos_embed"], theirs[0], atol=1e-6)
+    back = export_weights(found.graph, stored(found.state, metadata=found.metadata))
+    assert back.keys() == state.keys() and torch.equal(back["pos_embed"][0], found.state["stem.pos_embed"])
+
+
+def elaborated(spec: str, input: tuple[int, int, int], **overrides: object) -> Graph:
+    return Program.open(Path(compile_path(spec))).elaborate(spec, input=input, overrides=overrides)
+
+
+def test_tables_of_another_window_are_resampled_and_keep_their_middle() -> None:
+    state = randomised("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)).state_dict()
+    found = import_weights(elaborated("swin_t", (3, 384, 384), window=12, depths=[1, 1, 1, 1]), stored(state))
+    assert not found.diagnostics and len(found.resized) == 4
+    path = "stages.0.blocks.0.attn.rel_bias.table"
+    old, new = state["layers.0.blocks.0.attn.relative_position_bias_table"], found.state[path]
+    assert new.shape == (23 * 23, 3)
+    assert torch.allclose(new.reshape(23, 23, 3)[11, 11], old.reshape(13, 13, 3)[6, 6], atol=1e-5)
+    with pytest.raises(ArchError, match="resized"):
+        check_forward(nn.Identity(), found.graph, found)
+
+
+def test_patches_are_resampled_when_asked() -> None:
+    from timm.layers import resample_patch_embed
+
+    state = randomised("vit_small_patch16_224", depth=1).state_dict()
+    small = elaborated("vit_s16", (3, 224, 224), depth=1, patch=14)
+    assert codes(import_weights(small, stored(state))) == ["E-WEIGHT-RESIZE"]
+    found = import_weights(small, stored(state), adapt=["patch"])
+    assert not found.diagnostics
+    theirs = resample_patch_embed(state["patch_embed.proj.weight"], [14, 14])
+    assert torch.allclose(found.state["stem.proj.weight"], theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_image_channels_are_adapted_when_asked(channels: int) -> None:
+    from timm.models import adapt_input_conv
+
+    state = randomised("convnext_tiny", depths=(1, 1, 1, 1)).state_dict()
+    small = elaborated("convnext_t", (channels, 64, 64), depths=[1, 1, 1, 1])
+    refused = import_weights(small, stored(state))
+    assert codes(refused) == ["E-WEIGHT-RESIZE"] and "--adapt inputs" in refused.diagnostics[0].help
+    found = import_weights(small, stored(state), adapt=["inputs"])
+    assert not found.diagnostics
+    assert torch.allclose(found.state["stem.conv.weight"], adapt_input_conv(channels, state["stem.0.weight"]))
+
+
+def test_classes_start_anew_when_asked() -> None:
+    state = randomised("convnext_tiny", depths=(1, 1, 1, 1)).state_dict()
+    artefact = compile_spec("convnext_t", overrides={"depths": [1, 1, 1, 1], "classes": 10})
+    assert codes(import_weights(artefact.graph, stored(state))) == ["E-WEIGHT-RESIZE"] * 2
+    initial = artefact.module().state_dict()
+    found = import_weights(artefact.graph, stored(state), adapt=["classes"], initial=initial)
+    assert not found.diagnostics and found.fresh == ("head.fc.weight", "head.fc.bias")
+    assert torch.equal(found.state["head.fc.weight"], initial["head.fc.weight"])
+
+
+def test_rows_are_resampled_linearly() -> None:
+    body = 'x = img |> tokens\n  x += param@pos[x.N, 3, resize = "linear"]\n  head { return x |> gap |> linear@fc[2] }'
+    ramp = torch.arange(32.0)[:, None].repeat(1, 3)
+    state = {"pos": ramp, "head.fc.weight": torch.zeros(2, 3), "head.fc.bias": torch.zeros(2)}
+    found = import_weights(graph(body), stored(state))
+    assert not found.diagnostics and found.state["pos"].shape == (64, 3)
+    assert torch.allclose(found.state["pos"][2:62].diff(dim=0), torch.tensor(0.5))
+
+
+def test_what_says_none_is_not_resized() -> None:
+    body = 'x = img\n  x += param@pos[3, x.H, x.W, resize = "none"]\n  head { return x |> gap |> linear@fc[2] }'
+    state = {"pos": torch.zeros(3, 4, 4), "head.fc.weight": torch.zeros(2, 3), "head.fc.bias": torch.zeros(2)}
+    found = import_weights(graph(body), stored(state))
+    assert codes(found) == ["E-WEIGHT-RESIZE"] and found.mismatched[0].path == "pos"
+    bicubic = import_weights(graph(body.replace("none", "bicubic")), stored(state))
+    assert not bicubic.diagnostics and bicubic.state["pos"].shape == (3, 8, 8)
+
+
+# -- matching ------------------------------------------------------------------------------------
+
+CHAIN = "head {\n    return img |> gap |> linear@a[3, bias = false] |> linear@b[3, bias = false]\n  }"
+PARALLEL = "head {\n    x = gap(img)\n    return linear@a[3, bias = false](x) + linear@b[3, bias = false](x)\n  }"
+ONE_TWO = {"two.weight": (3, 3), "one.weight": (3, 3)}
+TIMES = {"one.weight": 0, "two.weight": 1}
+
+
+def test_data_flow_and_execution_decide() -> None:
+    found = match(graph(CHAIN), ONE_TWO, None, TIMES)
+    assert [(x.path, x.keys[0], x.by) for x in found.links] == [
+        ("head.a.weight", "one.weight", "order"),
+        ("head.b.weight", "two.weight", "order"),
+    ]
+
+
+@pytest.mark.parametrize(("body", "order"), [(CHAIN, None), (PARALLEL, TIMES), (CHAIN, dict.fromkeys(ONE_TWO, 0))])
+def test_what_nothing_decides_is_refused(body: str, order: Mapping[str, int] | None) -> None:
+    found = match(graph(body), ONE_TWO, None, order)
+    assert not found.links and not found.missing
+    (ambiguity,) = found.ambiguous
+    assert ambiguity.paths == ("head.a.weight", "head.b.weight") and set(ambiguity.keys) == ONE_TWO.keys()
+
+
+def test_one_key_is_not_read_twice(table: Callable[[str], Family]) -> None:
+    both = table('[paths]\n"head.a" = "one"\n"head.b" = "one"\n')
+    found = match(graph(PARALLEL), {"one.weight": (3, 3)}, both)
+    assert not found.links
+
+
+# -- tables and transforms -----------------------------------------------------------------------
+
+
+def test_parts_are_split_and_joined(table: Callable[[str], Family]) -> None:
+    body = (
+        "x = img |> tokens |> linear@q[3] |> linear@kv[6] |> linear@all[9] |> linear@bias[9, bias = false]"
+        "\n  x = x + param@row[9]\n  head { return x |> gap }"
+    )
+    joined = table(
+        """
+        [paths]
+        "q" = { keys = "qkv", via = "rows:0,1,3" }
+        "kv" = { keys = "qkv", via = "rows:1,3,3" }
+        "all" = { keys = ["one", "two"], via = "concat:1,2" }
+        "row" = { keys = ["q_bias", "v_bias"], via = "concat:1,-1,1" }
+        """
+    )
+    elaborated = graph(body)
+    make = torch.Generator().manual_seed(0)
+    # kv reads 3 channels and q reads 3, so their rows may stand in one matrix.
+    state = {
+        "qkv.weight": torch.randn(9, 3, generator=make),
+        "qkv.bias": torch.randn(9, generator=make),
+        "one.weight": torch.randn(3, 6, generator=make),
+        "one.bias": torch.randn(3, generator=make),
+        "two.weight": torch.randn(6, 6, generator=make),
+        "two.bias": torch.randn(6, generator=make),
+        "q_bias": torch.randn(3, generator=make),
+        "v_bias": torch.randn(3, generator=make),
+        "bias.weight": torch.randn(9, 9, generator=make),
+    }
+    found = import_weights(elaborated, stored(state), table=joined)
+    assert not found.diagnostics, found.diagnostics
+    assert torch.equal(found.state["kv.weight"], state["qkv.weight"][3:])
+    assert torch.equal(found.state["row"][3:6], torch.zeros(3))
+    ours = stored(found.state, metadata=found.metadata)
+    assert_equal(export_weights(elaborated, replace(ours, metadata={}), table=joined), state)
+    assert_equal(export_weights(elaborated, ours), state)
+
+
+EXAMPLES: Sequence[tuple[str, Geometry, tuple[tuple[int, ...], ...], tuple[int, ...]]] = (
+    ("identity", Geometry(), ((2, 3),), (2, 3)),
+    ("squeeze:2,3", Geometry(), ((2, 3, 1, 1),), (2, 3)),
+    ("unsqueeze:0", Geometry(), ((2, 3),), (1, 2, 3)),
+    ("head_first", Geometry(heads=2), ((12, 5),), (12, 5)),
+    ("concat:1,2", Geometry(), ((2, 5), (4, 5)), (6, 5)),
+    ("rows:0,1,1", Geometry(), ((6, 5),), (6, 5)),
+    ("expand:4", Geometry(), ((1,),), (4,)),
+    ("flip_table", Geometry(), ((9, 2),), (9, 2)),
+    ("grid_table", Geometry(table=(3, 5)), ((2, 3, 5),), (15, 2)),
+    ("transpose", Geometry(), ((2, 9),), (9, 2)),
+)
+
+
+@pytest.mark.parametrize(("text", "geometry", "shapes", "wanted"), EXAMPLES, ids=[e[0] for e in EXAMPLES])
+def test_transforms_are_undone_bit_for_bit(
+    text: str, geometry: Geometry, shapes: Sequence[tuple[int, ...]], wanted: tuple[int, ...]
+) -> None:
+    step = parse(text).settle(geometry)
+    given = [torch.randn(s, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(shapes)]
+    made = step.apply(given)
+    assert tuple(made.shape) == wanted
+    for a, b in zip(step.undo(made), given, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_named_transform_has_an_example() -> None:
+    lossy = {"slice", "fold_bn"}
+    assert {text.partition(":")[0] for text, *_ in EXAMPLES} | lossy == set(NAMES)
+
+
+def test_head_first_rows_become_q_k_v() -> None:
+    rows = torch.tensor([f for h in range(2) for f in (h, 10 + h, 20 + h)])  # h0: q k v, h1: q k v
+    step: Transform = parse("head_first").settle(Geometry(heads=2))
+    assert step.apply([rows]).tolist() == [0, 1, 10, 11, 20, 21]
+
+
+def test_a_folded_norm_computes_the_same() -> None:
+    conv, norm = nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4, eps=1e-3)
+    randomise(conv), randomise(norm)
+    norm.eval()
+    tensors = [conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, conv.bias]
+    folded = nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        folded.weight.copy_(parse("fold_bn:weight,1e-3").apply(tensors[:5]))  # type: ignore[arg-type]
+        folded.bias.copy_(parse("fold_bn:bias,1e-3").apply(tensors))  # type: ignore[arg-type, union-attr]
+        x = torch.randn(1, 3, 8, 8)
+        assert torch.allclose(folded(x), norm(conv(x)), atol=1e-5)
+    with pytest.raises(TransformError, match="undone"):
+        parse("fold_bn:bias,1e-3").undo(folded.weight)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('"a" = "b.{i}"', "gives {i}"),
+        ('"a" = { keys = ["b", "c"] }', "concat"),
+        ('"a" = { keys = ["b", "c"], via = "concat:1,1,1" }', "3 parts"),
+        ('"a" = { keys = "b", via = "turn" }', "no transform"),
+        ('"a" = { key = "b" }', "write a key"),
+        ('"a" = 3', "strings"),
+        ('"a" = []', "no key"),
+        ('"a" = ', "nvalid"),
+    ],
+)
+def test_wrong_tables(table: Callable[[str], Family], text: str, reason: str) -> None:
+    with pytest.raises(ArchError, match=reason) as caught:
+        table(f"[paths]\n{text}\n")
+    assert caught.value.diagnostics[0].code == "E-WEIGHT-TABLE"
+
+
+@pytest.mark.parametrize(
+    "via", ["unsqueeze:7", "grid_table", "expand:3", "slice:0,9", "rows:0,1,2", "head_first", "concat:7"]
+)
+def test_a_transform_that_does_not_fit_is_a_diagnostic(table: Callable[[str], Family], via: str) -> None:
+    wrong = table(f'[paths]\n"head.fc.weight" = {{ keys = "head.fc.weight", via = "{via}" }}\n')
+    state = {"head.fc.weight": torch.zeros(5, 3), "head.fc.bias": torch.zeros(5)}
+    with pytest.raises(ArchError) as caught:
+        import_weights(graph("head { return img |> gap |> linear@fc[5] }"), stored(state), table=wrong)
+    assert [d.code for d in caught.value.diagnostics] == ["E-WEIGHT-TRANSFORM"]
+
+
+def test_a_prefix_of_all_keys(table: Callable[[str], Family]) -> None:
+    wrapped = table('[paths]\n"" = "module.net"\n"head.fc" = "module.fc"\n')
+    assert wrapped.bind("stem.conv.weight").keys == ("module.net.stem.conv.weight",)
+    assert wrapped.bind("head.fc.bias").keys == ("module.fc.bias",)
+
+
+def test_every_transform_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "weights.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f"| `{name}" in page, name
+
+
+def test_old_buffers_are_dropped() -> None:
+    state = randomised("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)).state_dict()
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+    found = import_weights(elaborated("swin_t", (3, 224, 224), depths=[1, 1, 1, 1]), stored(state))
+    assert not found.diagnostics and len(found.matching.dropped) == 1
+    assert "1 dropped" in found.text()
+
+
+def test_tables_are_found() -> None:
+    assert find("swin").models["swin_t"] == "swin_tiny_patch4_window7_224"
+    with pytest.raises(ArchError, match="cannot read"):
+        find("swan")
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artefact:
+    """PoolFormer with one block a stage, and timm's full model beside it as w.safetensors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    write_file("w.safetensors", randomised("poolformer_s12").state_dict(), {})
+    return compile_spec("poolformer_s12")
+
+
+def test_commands_there_and_back(tiny: Artefact, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "poolformer_s12"
+    command = ["import-weights", "w.safetensors", name, "--model", name, "--check", "-o", "ours.safetensors"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "132 mapped (24 transformed, 0 resized), 0 missing" in out and "agree to" in out and "license: " in out
+    assert read_file("ours.safetensors").metadata["model"] == name
+    assert main(["export-weights", name, "ours.safetensors", "--model", name, "-o", "back.safetensors"]) == 0
+    assert Path("back.safetensors").exists()
+    assert_equal(read_file("back.safetensors").tensors, read_file("w.safetensors").tensors)
+
+
+def test_strict_unless_partial(tiny: Artefact, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["import-weights", "w.safetensors", "poolformer_s12", "--set", "depths=[2, 2, 5, 2]"]
+    assert main([*command, "-o", "part.safetensors"]) == 1
+    assert not Path("part.safetensors").exists()
+    assert (
+        "E-WEIGHT-MATCH]: what is stored is not the weights of `poolformer_s12`: 10 unexpected"
+        in capsys.readouterr().err
+    )
+    assert main([*command, "--partial", "-o", "part.safetensors"]) == 0
+    assert "warning[E-WEIGHT-MATCH]" in capsys.readouterr().err
+    assert len(read_file("part.safetensors").tensors) == 122
+
+
+def test_timms_names_without_its_weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **more: object) -> nn.Module:
+        if pretrained:
+            raise OSError("no route to host")
+        return create(name, pretrained=False, **more)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    assert main(["import-weights", "timm:poolformer_s12", "poolformer_s12"]) == 0
+    assert "132 mapped" in capsys.readouterr().out
+    assert main(["import-weights", "timm:poolformer_s12", "poolformer_s12", "--check"]) == 1
+    assert "not at hand: no route to host" in capsys.readouterr().err
+    assert main(["import-weights", "timm:poolformer_s121", "poolformer_s12"]) == 1
+    assert "did you mean `poolformer_s12`" in capsys.readouterr().err
+
+
+def test_names_are_held_against_timms() -> None:
+    with pytest.raises(ArchError, match="other names"):
+        check_names({}, "poolformer_s12")

@@ -1,0 +1,10 @@
+"""Turns `python -m archdsl` into the `archdsl` command."""
+
+from __future__ import annotations
+
+import sys
+
+from archdsl.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,527 @@
+"""Turns command-line arguments into calls and their outcome into an exit status; decides nothing itself.
+
+Exit status: 0 fine, 1 a mistake in what the user wrote, 2 wrong usage, 70 a mistake of archdsl itself, 130
+interrupted, 141 the reader of the output went away. Every command imports what it needs, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archdsl import __version__
+from archdsl.diagnostics import ArchError, Diagnostic, render_all
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from archdsl.api import Artefact
+    from archdsl.deviation import Trial
+    from archdsl.frontend.program import Program
+    from archdsl.ir.graph import Graph
+
+FINE, MISTAKE, INTERNAL, INTERRUPTED, NO_READER = 0, 1, 70, 130, 141
+
+MODES = ("eval", "train", "deploy")
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status."""
+    collects = gc.isenabled()
+    gc.disable()  # a run is short and leaves next to no cycles: looking for them takes a tenth of its time
+    try:
+        return _run(argv)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except ArchError as e:
+        return _report(e.diagnostics)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except Exception:
+        return _internal_error()
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def _build(args: argparse.Namespace) -> int:
+    mistakes: list[Diagnostic] = []
+    for spec in args.spec:
+        try:
+            artefact = _compile(args, spec)
+            place = artefact.write(args.output, force=args.force)
+        except ArchError as e:
+            mistakes += e.diagnostics
+            continue
+        if len(args.spec) > 1:
+            print(f"{artefact.name}: {artefact.costs.summary()} -> {place}")
+        else:
+            _show(artefact.costs.table())
+            print(artefact.costs.convention())
+            print(place / "model.py")
+    return _report(mistakes)
+
+
+def _check(args: argparse.Namespace) -> int:
+    found: list[Diagnostic] = []
+    for spec in args.spec:
+        try:
+            program = _open(args, spec)
+            mistakes = program.check()
+        except ArchError as e:
+            mistakes = list(e.diagnostics)
+        found += mistakes
+        if not _wrong(mistakes):
+            print(f"{spec}: ok ({', '.join(program.archs) or 'no arch'})")
+    return _report(found)
+
+
+def _fmt(args: argparse.Namespace) -> int:
+    from archdsl.syntax.parser import parse, read_source
+    from archdsl.syntax.printer import format_file
+
+    mistakes: list[Diagnostic] = []
+    changed = False
+    for path in args.file:
+        try:
+            source = read_source(path)
+            text = format_file(parse(source))
+            if text == source.text:
+                continue
+            changed = True
+            if args.diff:
+                _print_diff(str(path), source.text, text)
+            if args.check:
+                print(f"{path}: would be reformatted")
+            elif not args.diff:
+                from archdsl.backends.write import write_file
+
+                write_file(path, text)
+                print(f"{path}: reformatted")
+        except ArchError as e:
+            mistakes += e.diagnostics
+    status = _report(mistakes)
+    return MISTAKE if args.check and changed else status
+
+
+def _cost(args: argparse.Namespace) -> int:
+    from archdsl.cost import price
+
+    costs = price(_elaborate(args, args.spec), args.bytes)
+    if args.json:
+        import json
+
+        print(json.dumps(costs.as_dict(args.per, args.count), indent=2))
+    else:
+        _show(costs.table(args.per, args.count))
+        print(costs.convention(args.count))
+    return FINE
+
+
+def _show_form(args: argparse.Namespace) -> int:
+    if args.emit == "tree":
+        from archdsl.describe import tree_text
+
+        print(tree_text(_open(args, args.spec).file))
+    elif args.emit == "ir":
+        from archdsl.ir.text import print_graph
+
+        print(print_graph(_elaborate(args, args.spec)), end="")
+    else:
+        for name, text in _compile(args, args.spec).files.items():
+            print(f"# -- {name}\n{text}", end="")
+    return FINE
+
+
+def _ops(args: argparse.Namespace) -> int:
+    from archdsl.api import vocabulary
+    from archdsl.describe import op_page, vocabulary_table
+
+    known = vocabulary(args.ops)
+    if args.name:
+        print(op_page(known, args.name))
+    else:
+        _show(vocabulary_table(known))
+    return FINE
+
+
+def _lint(args: argparse.Namespace) -> int:
+    from archdsl.backends.write import write_file
+    from archdsl.frontend.pin import pin
+
+    mistakes: list[Diagnostic] = []
+    for path in args.file:
+        try:
+            program = _open(args, str(path))
+            text = pin(program)
+            if text != program.source.text:
+                write_file(path, text)
+                print(f"{path}: names of weights written out as labels")
+        except ArchError as e:
+            mistakes += e.diagnostics
+    return _report(mistakes)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from archdsl.explain import explain, listing
+
+    print(explain(args.code) if args.code else listing())
+    return FINE
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from archdsl.compare import compare
+
+    a = _elaborate(args, args.a)
+    if args.b.startswith("timm:"):
+        from archdsl.deviation import compare_timm
+
+        return _show_trial(compare_timm(a, args.b.removeprefix("timm:"), args.weights or "random:0", args.tolerance))
+    b = _elaborate(args, args.b, args.mode_b)
+    if args.weights is not None:
+        from archdsl.deviation import compare_graphs
+
+        return _show_trial(compare_graphs(a, b, args.weights, args.tolerance))
+    found = compare(a, b)
+    _show(found.table())
+    print(found.a.convention())
+    print(found.text())
+    return FINE
+
+
+def _show_trial(found: Trial) -> int:
+    print(found.text())
+    if found.deviating:
+        _show(found.table())
+    return MISTAKE if found.deviating else FINE
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from archdsl.bench import race
+
+    found = race(
+        args.spec,
+        args.vs,
+        training=args.training,
+        batch=args.batch,
+        rounds=args.rounds,
+        input=args.input,
+        ops=args.ops,
+        overrides=dict(args.set),
+    )
+    if args.json:
+        import json
+
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _show(found.table())
+        print(found.text())
+    return FINE
+
+
+def _emit(args: argparse.Namespace) -> int:
+    from archdsl.backends.mlir import to_mlir
+
+    artefact = _compile(args, args.spec)
+    text = to_mlir(artefact.module(), artefact.input, args.mlir, weights=args.weights)
+    if args.output is None:
+        print(text, end="")
+    else:
+        from archdsl.backends.write import write_file
+
+        write_file(args.output, text)
+        print(args.output)
+    return FINE
+
+
+def _import_weights(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from archdsl.weights.families import find
+    from archdsl.weights.load import check_forward, import_weights
+    from archdsl.weights.stores import open_store, write_file
+
+    graph = _elaborate(args, args.spec)
+    stored = open_store(args.source, args.model, needs_values=args.check or args.output is not None)
+    initial = _compile(args, args.spec).module().state_dict() if "classes" in args.adapt else None
+    table = find(args.table) if args.table else None
+    found = import_weights(graph, stored, table=table, adapt=args.adapt, initial=initial)
+    print(found.text())
+    told = [replace(d, severity="warning") for d in found.diagnostics] if args.partial else found.diagnostics
+    if _report(told) != FINE:
+        return MISTAKE
+    checked = {}
+    if args.check:
+        module = _compile(args, args.spec).module()
+        module.load_state_dict(found.state, strict=not args.partial)
+        checked["check"] = check_forward(module, graph, found, args.model)
+        print(checked["check"])
+    else:
+        print("not checked: give --check to compare logits with timm's")
+    if args.output is not None:
+        write_file(args.output, found.state, found.metadata | checked)
+        print(args.output)
+    return FINE
+
+
+def _export_weights(args: argparse.Namespace) -> int:
+    from archdsl.weights.families import find
+    from archdsl.weights.load import check_names, export_weights
+    from archdsl.weights.stores import read_file, write_file
+
+    stored = read_file(args.file)
+    tensors = export_weights(_elaborate(args, args.spec), stored, table=find(args.table) if args.table else None)
+    if args.model:
+        check_names(tensors, args.model)
+    print(f"{len(tensors)} tensors by {args.names}'s names" + (f", those of {args.model}" if args.model else ""))
+    if args.output is not None:
+        write_file(args.output, tensors, {"format": "pt", **stored.origin})
+        print(args.output)
+    return FINE
+
+
+# -- what commands share -------------------------------------------------------------------------
+
+
+def _open(args: argparse.Namespace, spec: str) -> Program:
+    from archdsl.api import open_spec
+
+    return open_spec(spec, args.ops)[0]
+
+
+def _elaborate(args: argparse.Namespace, spec: str, mode: str | None = None) -> Graph:
+    from archdsl.api import elaborate
+
+    return elaborate(spec, input=args.input, mode=mode or args.mode, ops=args.ops, overrides=dict(args.set))
+
+
+def _compile(args: argparse.Namespace, spec: str) -> Artefact:
+    from archdsl.api import compile_spec
+
+    return compile_spec(spec, input=args.input, mode=args.mode, ops=args.ops, overrides=dict(args.set))
+
+
+def _show(renderable: RenderableType) -> None:
+    """Prints with rich, coloured and fitted to the terminal, or plain and unwrapped into a pipe."""
+    import io
+
+    from rich.console import Console
+
+    tty = sys.stdout.isatty()
+    text = io.StringIO()
+    Console(file=text, force_terminal=tty, width=None if tty else 200, highlight=False).print(renderable)
+    for line in text.getvalue().splitlines():
+        print(line.rstrip())
+
+
+def _print_diff(name: str, old: str, new: str) -> None:
+    import difflib
+
+    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), name, f"{name} (formatted)")
+    sys.stdout.writelines(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
+
+
+def _wrong(diagnostics: Iterable[Diagnostic]) -> bool:
+    return any(d.severity == "error" for d in diagnostics)
+
+
+def _report(diagnostics: Sequence[Diagnostic]) -> int:
+    if diagnostics:
+        sys.stdout.flush()
+        print(render_all(diagnostics), file=sys.stderr)
+    return MISTAKE if _wrong(diagnostics) else FINE
+
+
+def _internal_error() -> int:
+    import traceback
+
+    traceback.print_exc()
+    print(
+        f"\narchdsl {__version__} failed: this is a mistake in archdsl, not in your spec. Please report it with the "
+        "text above and the output of `archdsl show SPEC --emit ir` (or the spec itself, if that fails too).",
+        file=sys.stderr,
+    )
+    return INTERNAL
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="archdsl",
+        description="A compiler for vision backbones: text specs to readable PyTorch modules.",
+        epilog="SPEC is a file, a bare name (swin_s: looked up in ./specs, then in the shipped specs) or FILE:NAME.",
+    )
+    parser.add_argument("--version", action="version", version=f"archdsl {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Command, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(run=run, ops=[])
+        return sub
+
+    build = command("build", _build, "write a spec's PyTorch module and print what each stage costs")
+    build.add_argument("spec", nargs="+", metavar="SPEC")
+    build.add_argument(
+        "-o", "--output", type=Path, default=Path("generated"), metavar="DIR", help="write to DIR/NAME/ (generated)"
+    )
+    build.add_argument("--force", action="store_true", help="overwrite files that were edited by hand")
+    _graph_options(build)
+
+    check = command("check", _check, "report every mistake in spec files and run their `check` lines")
+    check.add_argument("spec", nargs="+", metavar="SPEC")
+    _ops_option(check)
+
+    fmt = command("fmt", _fmt, "format spec files in place")
+    fmt.add_argument("file", nargs="+", type=Path, metavar="FILE")
+    fmt.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
+    fmt.add_argument("--diff", action="store_true", help="change nothing; print what would change")
+
+    cost = command("cost", _cost, "print parameters, multiply-adds, activations and bytes")
+    cost.add_argument("spec", metavar="SPEC")
+    cost.add_argument("--per", choices=("stage", "block", "op"), default="stage", help="one row for each (stage)")
+    cost.add_argument(
+        "--count",
+        choices=("macs", "timm"),
+        default="macs",
+        help="macs: as in the papers; timm: as timm's tables (macs)",
+    )
+    cost.add_argument("--bytes", type=_positive, default=4, metavar="N", help="bytes an element (4)")
+    cost.add_argument("--json", action="store_true", help="print JSON")
+    _graph_options(cost)
+
+    show = command("show", _show_form, "print what a spec is turned into")
+    show.add_argument("spec", metavar="SPEC")
+    show.add_argument(
+        "--emit", choices=("tree", "ir", "torch"), default="ir", help="syntax tree, graph or PyTorch module (ir)"
+    )
+    _graph_options(show)
+
+    ops = command("ops", _ops, "list the vocabulary, or describe one op")
+    ops.add_argument("name", nargs="?", metavar="NAME")
+    _ops_option(ops)
+
+    lint = command("lint", _lint, "rewrite spec files where their meaning should be made explicit")
+    lint.add_argument("file", nargs="+", type=Path, metavar="FILE")
+    lint.add_argument("--pin", action="store_true", required=True, help="write automatic weight names out as labels")
+    _ops_option(lint)
+
+    explain = command("explain", _explain, "explain a diagnostic's code, or list all codes")
+    explain.add_argument("code", nargs="?", metavar="CODE")
+
+    compare = command("compare", _compare, "say in what two specs differ: weights, shapes, costs, or computed values")
+    compare.add_argument("a", metavar="SPEC")
+    compare.add_argument("b", metavar="SPEC|timm:NAME")
+    compare.add_argument(
+        "--weights", metavar="FILE|random:SEED", help="run both on these weights, and find where they first deviate"
+    )
+    compare.add_argument("--mode-b", choices=MODES, help="mode of the second spec (the first's)")
+    compare.add_argument(
+        "--tolerance", type=float, default=1e-9, metavar="X", help="relative deviation that is rounding (1e-9)"
+    )
+    _graph_options(compare)
+
+    bench = command("bench", _bench, "measure a spec's module against timm's model on one CPU thread")
+    bench.add_argument("spec", metavar="SPEC")
+    bench.add_argument("--vs", required=True, metavar="timm:NAME", help="timm's model")
+    bench.add_argument("--training", action="store_true", help="forward and backward instead of inference")
+    bench.add_argument("--batch", type=_positive, default=1, metavar="N", help="images at a time (1)")
+    bench.add_argument("--rounds", type=_positive, default=20, metavar="N", help="runs of each model (20)")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    _graph_options(bench)
+
+    emit = command("emit", _emit, "lower a spec's module to another form")
+    emit.add_argument("spec", metavar="SPEC")
+    emit.add_argument(
+        "--mlir", choices=("linalg", "torch"), required=True, help="MLIR in this dialect (needs torch-mlir)"
+    )
+    emit.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to FILE (standard output)")
+    emit.add_argument(
+        "--elide-weights",
+        dest="weights",
+        action="store_false",
+        help="leave large constants out: readable, not runnable",
+    )
+    _graph_options(emit)
+    imported = command("import-weights", _import_weights, "bring published weights under a spec's names, strictly")
+    imported.add_argument("source", metavar="SOURCE", help="timm:NAME, or a safetensors file")
+    imported.add_argument("spec", metavar="SPEC")
+    imported.add_argument("--check", action="store_true", help="compare logits with timm's model in float64")
+    imported.add_argument(
+        "--adapt",
+        action="append",
+        default=[],
+        choices=("inputs", "patch", "classes"),
+        help="fit another number of image channels, patch size or number of classes",
+    )
+    imported.add_argument("--partial", action="store_true", help="take what matches and only warn of the rest")
+    _weights_options(imported)
+
+    exported = command("export-weights", _export_weights, "give a spec's weights the names another library uses")
+    exported.add_argument("spec", metavar="SPEC")
+    exported.add_argument("file", metavar="FILE", help="a safetensors file of the spec's weights")
+    exported.add_argument("--names", choices=("timm",), default="timm", help="whose names (timm)")
+    _weights_options(exported)
+    return parser
+
+
+def _weights_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a safetensors file (only report)")
+    parser.add_argument("--model", default="", metavar="NAME", help="timm's model, where the file does not say")
+    parser.add_argument("--table", metavar="TABLE", help="a shipped table of names, or a TOML file of one's own")
+    _graph_options(parser)
+
+
+def _graph_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", metavar="CxHxW", help="size of the input image, as 3x384x384")
+    parser.add_argument("--mode", choices=MODES, default="eval", help="(eval)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="give a parameter of the arch another value, written as in a spec",
+    )
+    _ops_option(parser)
+
+
+def _ops_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ops", action="append", default=[], type=Path, metavar="FILE", help="add the ops of a Python file (it is run)"
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier() or not value.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value

@@ -1,0 +1,127 @@
+"""Turns two modules with the same weights into a verdict: float64 decides, float32 is held to timm's own error."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tests.oracle.keys import laid_out, renamed, translate
+
+EXACT = 1e-9
+"""Relative difference allowed in float64: rounding differs by the order of summation, a wrong wiring by far more."""
+FLOOR = 1e-12
+"""Of the largest gradient: gradients that are zero in exact arithmetic are rounding noise in both."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Logits, and the gradient of one random functional of them for every parameter and the input."""
+
+    logits: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Gives every tensor of the state dict values at which each one matters.
+
+    Freshly initialised, a layer scale of 1e-6, a zero bias, a norm's ones and BatchNorm's statistics hide errors.
+    Values are exact in float32, so that both precisions see the same model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator)
+
+    for name, tensor in model.state_dict().items():
+        role = name.rpartition(".")[2]
+        if not tensor.is_floating_point():
+            value = torch.randint(0, 100, tensor.shape, generator=generator)
+        elif role == "running_var":
+            value = 0.5 + torch.rand(tensor.shape, generator=generator)
+        elif "bias_table" in role or role == "table" or role.endswith(("_embed", "_token")):
+            value = normal(tensor)
+        elif role == "logit_scale":  # some beyond the bound it is clamped to
+            value = 3 * normal(tensor)
+        elif tensor.ndim >= 2:  # keeps the variance of what it maps
+            value = normal(tensor) / math.sqrt(max(1, tensor[0].numel()))
+        elif role in ("weight", "gamma", "scale"):  # of norms and layer scales
+            value = 0.7 + 0.3 * normal(tensor)
+        else:
+            value = 0.3 * normal(tensor)
+        tensor.copy_(value)
+
+
+def adopt(ours: nn.Module, theirs: nn.Module, family: str) -> None:
+    """Loads timm's weights into our module, strictly."""
+    ours.load_state_dict(translate(theirs.state_dict(), ours.state_dict(), family))
+
+
+def images(batch: int, size: tuple[int, int], seed: int = 1) -> Tensor:
+    """Random images [batch, 3, H, W] in float32."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: nn.Module, x: Tensor, dtype: torch.dtype, family: str = "") -> Run:
+    """Runs a copy of the model in `dtype`, forward and back; timm's gradients come under our names (`family`)."""
+    model = copy.deepcopy(model).to(dtype)
+    x = x.to(dtype, copy=True).requires_grad_()
+    logits = model(x)
+    functional = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    (logits * functional).sum().backward()
+    gradients = {"input": _gradient("input", x)}
+    for name, parameter in model.named_parameters():
+        gradient = _gradient(name, parameter)
+        gradients[renamed(name, family) if family else name] = laid_out(name, gradient, family) if family else gradient
+    return Run(logits.detach(), gradients)
+
+
+def check_exact(ours: Run, theirs: Run, vanishing: str = "") -> None:
+    """Asserts equality in float64: logits, and the gradient of the input and of every parameter.
+
+    Every gradient must be there to be compared, but for the parameters that `vanishing`, a regular expression, finds.
+    """
+    assert ours.gradients.keys() == theirs.gradients.keys()
+    spread = float(theirs.logits.std())
+    assert 1e-3 < spread < 1e3, f"logits of spread {spread:.1e} do not test anything"
+    largest = max(float(g.norm()) for g in theirs.gradients.values())
+    faults = []
+    for name, a, b in _pairs(ours, theirs):
+        bound = EXACT * float(b.norm()) + (0.0 if name == "logits" else FLOOR * largest)
+        if not (distance := float((a - b).norm())) <= bound:
+            faults.append(f"{name}: |a - b| = {distance:.2e}, |b| = {float(b.norm()):.2e}")
+        vanishes = name != "logits" and float(b.norm()) <= EXACT * largest
+        if vanishes != bool(vanishing and re.search(vanishing, name)):
+            faults.append(f"{name}: its gradient is {'zero, so nothing was tested' if vanishes else 'not zero'}")
+    assert not faults, "\n".join(faults[:10])
+
+
+def check_rounding(ours: Run, theirs: Run, exact: Run, beyond: float = 1e-6) -> None:
+    """Asserts that our float32 error against float64 timm is at most four times float32 timm's own, and `beyond`."""
+    largest = max(float(g.norm()) for g in exact.gradients.values())
+    faults = []
+    for (name, a, b), (_, c, _) in zip(_pairs(ours, exact), _pairs(theirs, exact), strict=True):
+        scale = max(float(b.norm()), 1e-6 * largest)
+        our_error, their_error = float((a - b).norm()) / scale, float((c - b).norm()) / scale
+        if not our_error <= 4 * their_error + beyond:
+            faults.append(f"{name}: error {our_error:.1e}, timm's {their_error:.1e}")
+    assert not faults, "\n".join(faults[:10])
+
+
+def _gradient(name: str, tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None, f"{name} gets no gradient"
+    return tensor.grad
+
+
+def _pairs(ours: Run, theirs: Run) -> list[tuple[str, Tensor, Tensor]]:
+    """(name, ours, theirs) in float64 and one shape, logits first."""
+    pairs = [("logits", ours.logits.double(), theirs.logits.double())]
+    for name, b in theirs.gradients.items():
+        pairs.append((name, ours.gradients[name].double().reshape(b.shape), b.double()))
+    return pairs

@@ -134,6 +134,16 @@ class Costs:
             groups.setdefault(name(o), []).append(o)
         return tuple(_row(group, members) for group, members in groups.items())
 
+    @property
+    def stages(self) -> tuple[Row, ...]:
+        """What has blocks, in the order it is computed."""
+        return tuple(row for row in self.per("stage") if row.depth)
+
+    @property
+    def picture(self) -> str:
+        """`56x56·96 ×2 → 28x28·192 ×2`: resolution, channels and number of blocks of each stage."""
+        return " → ".join(f"{row.resolution}·{row.width} ×{row.depth}" for row in self.stages)
+
     def as_dict(self, level: str = "stage", count: str = "macs") -> dict[str, object]:
         """For JSON: totals, the convention in words, and the rows at `level`."""
         rows = []

@@ -12,9 +12,11 @@ from archdsl.ir.graph import Graph, Parameter, Region, Value
 from archdsl.ir.types import TensorType, image
 from archdsl.ops.attend import Attend
 from archdsl.ops.base import Op
+from archdsl.ops.bn import Bn
 from archdsl.ops.conv import Conv
 from archdsl.ops.input import Input
 from archdsl.ops.linear import Linear
+from archdsl.ops.split import Split
 from archdsl.ops.windows import Windows
 
 
@@ -79,6 +81,19 @@ def test_bytes_count_operands_weights_and_results_once_an_op(costs: Costs) -> No
     assert rows["stem.conv"] == 4 * (3 * 64 + 52 + 64)
     assert rows["stages.0.blocks.1.fc"] == 4 * (64 + 16 + 64)  # a shared weight is read by every user
     assert costs.bytes == sum(rows.values())
+
+
+def test_views_move_nothing() -> None:
+    net = Small()
+    net.apply(Split(3), net.image, path="split")
+    assert price(net.graph).bytes == 0
+
+
+def test_statistics_are_read_but_are_no_parameters() -> None:
+    net = Small()
+    net.apply(Bn(), net.image, path="bn")
+    assert price(net.graph).params == 2 * 3
+    assert price(net.graph).bytes == 4 * (192 + 4 * 3 + 192)  # the counter of batches is not read
 
 
 @pytest.mark.parametrize("level", ["stage", "block", "op"])

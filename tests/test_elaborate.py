@@ -307,6 +307,42 @@ def test_elaboration_is_deterministic() -> None:
     assert print_graph(one) == print_graph(two)
 
 
+# -- numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expr", "value"),
+    [
+        ("round(2.5)", 3),
+        ("round(0.5)", 1),
+        ("round(2.4)", 2),
+        ("floor(2.9)", 2),
+        ("ceil(2.1)", 3),
+        ("make_div(12)", 16),
+        ("make_div(11)", 8),
+        ("make_div(3)", 8),
+        ("make_div(19, 8, 0.9)", 24),
+    ],
+)
+def test_numbers_are_rounded_as_stated(expr: str, value: int) -> None:
+    """Halves go up; make_div is MobileNet's (1801.04381)."""
+    assert graph(spec(f"x = conv@c[{expr}](x)")).params["c.weight"].shape[0] == value
+
+
+def test_an_update_keeps_its_sides() -> None:
+    g = graph(spec("dims = [4]\n  dims += [6]\n  dims *= 2\n  x += conv(x)\n  x = conv@c[dims[0]](x)"))
+    assert g.params["c.weight"].shape[0] == 4
+    add = next(n for n in g.nodes() if n.op.name == "add")
+    assert [v.node for v in g.operands(add) if v is not None] == ["first", "conv"]
+
+
+def test_residual_branches_of_the_prelude_start_small() -> None:
+    """Layer scale at 1e-6 (2103.17239); response normalisation as the identity (2301.00808)."""
+    params = graph(spec("x += layer_scale(conv@c(x))\n  x = grn(x)")).params
+    found = {path: params[path].init for path in ("layer_scale.gamma", "grn.gamma", "grn.beta")}
+    assert found == {"layer_scale.gamma": "constant(1e-06)", "grn.gamma": "zeros", "grn.beta": "zeros"}
+
+
 # -- 13: statics ---------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from archdsl.diagnostics import ArchError
 from archdsl.frontend.program import Program
+from archdsl.ir import sizes
 from archdsl.ir.graph import Graph
+from archdsl.ir.sizes import Condition, Size
 from tests.specs import LANGUAGE, SPECS, graph, program, spec
 
 SMALL: dict[str, dict[str, object]] = {
@@ -115,6 +117,39 @@ def test_a_decision_on_a_size_is_a_guard(body: str, conditions: list[str]) -> No
 def test_a_clamped_table_is_a_bound_not_an_equation() -> None:
     biased = "def f(x: map) = attend(x, x, x, bias = rel_bias[1](x))"
     assert recorded("x = x |> windows[7] |> f |> merge", defs=biased) == ["H >= 7", "W >= 7"]
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["+", "-", "*", "//", "%", "min", "max"]), st.integers(1, 9)), max_size=6)
+BOUNDS = st.lists(st.tuples(st.sampled_from(["+", "-", "*", "//"]), st.integers(1, 9)), max_size=4)
+
+
+def after(n: int, steps: list[tuple[str, int]]) -> int:
+    """What a chain of strides and paddings makes of a size: an int of an int, a Size of a Size."""
+    for op, by in steps:
+        n = sizes.combine(op, n, by)
+    return n
+
+
+@settings(deadline=None)
+@given(STEPS, st.integers(1, 500), st.integers(1, 500))
+@example([("//", 4), ("+", 1), ("//", 2)], 224, 252)
+@example([("*", 6), ("//", 3), ("%", 2)], 7, 8)
+def test_an_expression_gives_the_size_at_every_input(steps: list[tuple[str, int]], here: int, there: int) -> None:
+    size = after(Size.axis("H", here), steps)
+    assert int(size) == after(here, steps)
+    assert sizes.evaluate(sizes.expr_of(size), {"H": there}) == after(there, steps)
+
+
+@settings(deadline=None)
+@given(BOUNDS, st.sampled_from(["<", "<=", ">", ">="]), st.integers(-20, 99), st.integers(1, 500))
+@example([("*", 4)], ">=", 10, 2)
+@example([("+", 3), ("//", 4)], "<=", 7, 28)
+def test_a_bound_on_the_bare_axis_is_the_same_bound(
+    steps: list[tuple[str, int]], op: str, bound: int, height: int
+) -> None:
+    size = after(Size.axis("H", 224), steps)
+    for condition in (Condition(op, sizes.expr_of(size), bound), Condition(op, bound, sizes.expr_of(size))):
+        assert condition.plain().holds({"H": height}) == condition.holds({"H": height})
 
 
 def test_a_guard_is_recorded_once() -> None:

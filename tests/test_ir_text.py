@@ -451,6 +451,12 @@ def test_floats_keep_their_value_and_their_type() -> None:
     ]
 
 
+def test_a_size_that_equals_the_default_survives() -> None:
+    graph, img = start(height=30)
+    graph.outputs = call(graph, OPS["pad"](top=img.type.dims[1] - 30), img, path="pad")
+    survives(graph)
+
+
 def test_the_documented_text_is_read_and_printed_as_it_stands() -> None:
     page = (Path(__file__).parent.parent / "docs" / "ir.md").read_text(encoding="utf-8")
     text = page.split("```\n")[1]

@@ -394,6 +394,9 @@ def test_bn_treats_tokens_as_positions() -> None:
         wanted = centred / (centred.square().mean((0, 1)) + 1e-5).sqrt()
         torch.testing.assert_close(module(x), wanted)
         torch.testing.assert_close(module.state_dict()["op.running_mean"], 0.1 * x.mean((0, 1)))
+        slow = room.module(op("bn", momentum=0.03), (TOKENS,), "first").train().double()
+        slow(x)
+        torch.testing.assert_close(slow.state_dict()["op.running_mean"], 0.03 * x.mean((0, 1)))
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -524,6 +527,7 @@ def test_pad_shifts_a_map(axes: str) -> None:
 
 def test_drop_rates() -> None:
     assert DropRate(3, 11).share == 3 / 11
+    assert DropRate(3, 11, scale=0.5).share == 3 / 22
     assert DropRate(0, 0).share == 0.0
     assert DropRate(3, 11, scale=0.5, t=0.8).share == 0.4
 

@@ -24,6 +24,7 @@ from archdsl.ops.rel_coords import RelCoords
 from archdsl.ops.rel_lookup import RelLookup
 from archdsl.ops.rel_pos_q import RelPosQ
 from archdsl.ops.scores import Scores
+from archdsl.ops.softmax import Softmax
 from archdsl.testing import bench, run_op
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
@@ -87,7 +88,8 @@ def test_scores_softmax_mix_is_attend_also_across_the_seam_of_a_shift() -> None:
         q, k, v = random(12, 4, 4, C), random(12, 4, 4, C), random(12, 4, 4, C)
         (a,) = run_op(Scores(HEADS), (t, t), [q, k])
         (kind,) = Scores(HEADS).infer(t, t)
-        (y,) = run_op(Mix(), (kind, t), [a.softmax(-1), v])
+        (weights,) = run_op(Softmax(), (kind,), [a])
+        (y,) = run_op(Mix(), (kind, t), [weights, v])
         (wanted,) = run_op(Attend(HEADS), (t, t, t), [q, k, v])
         torch.testing.assert_close(y, wanted, **EXACT)
         assert (a < -50).any() == any(frame.shift)

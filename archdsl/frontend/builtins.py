@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from archdsl.frontend.values import Builtin, Data, is_number
+from archdsl.frontend.values import Builtin, Data, is_int, is_number
 from archdsl.ir import sizes
 from archdsl.ir.sizes import Size
 
@@ -87,8 +87,8 @@ def _quantified(name: str) -> Builtin:
 
 def _make_div(value: Data, divisor: Data = 8, limit: Data = 0.0) -> Data:
     """The multiple of `divisor` nearest to `value`, not below limit * value (MobileNet's rounding, 1801.04381)."""
-    if not (is_number(value) and is_number(divisor) and is_number(limit)):
-        raise BuiltinError("`make_div` takes a number and a divisor")
+    if not (is_number(value) and is_int(divisor) and is_number(limit)):
+        raise BuiltinError("`make_div` takes a number and an integer it is to be a multiple of")
     assert isinstance(value, (int, float)) and isinstance(divisor, int) and isinstance(limit, (int, float))
     if divisor < 1:
         raise BuiltinError("`make_div` needs a divisor of at least 1")

@@ -518,7 +518,9 @@ class Caller(Evaluator):
         ports = tuple((p.name.id, v.value) for p in d.ports if isinstance(v := scope.names.get(p.name.id), Tensor))
         region = self.graph.regions[self.region]
         region.ports = ports
-        region.statics = tuple((p.name.id, as_static(scope.names[p.name.id])) for p in d.statics)
+        values = {p.name.id: scope.names[p.name.id] for p in (*d.statics, *d.ports)}
+        late = {p.name.id for p in d.ports if values[p.name.id] is None or contains_tensor(values[p.name.id])}
+        region.statics = tuple((name, as_static(value)) for name, value in values.items() if name not in late)
         self.mode_read |= d.rep
         if d.rep and self.mode == "deploy":
             result = rep.collapse(self, f, d, scope, t)

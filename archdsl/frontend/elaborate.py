@@ -227,23 +227,26 @@ class Elaborator(Caller):
 
     def s_blocks(self, t: tree.Tree, scope: Scope, act: Activation) -> Outcome:
         assert isinstance(t, tree.Blocks)
-        outer = self.block
-        segment = act.sites.segment[t]
         for j in self.iterate(self.evaluate(t.count, scope, act), t.count):
-            if t.name is not None:
-                scope.names[t.name.id] = j
-            index = self.integer(j, t.count)
-            if outer is not None:
-                outer.nested = True
-            self.block = Block()
-            self.blocks.append(self.block)
-            try:
-                outcome = self.in_region("blocks", segment, f"{segment}.{index}", t, t.body, scope, index)
-            finally:
-                self.block = outer
+            outcome = self.one_block(t, j, scope, act)
             if outcome is not FALLTHROUGH:
                 return outcome
         return FALLTHROUGH
+
+    def one_block(self, t: tree.Blocks, j: Data, scope: Scope, act: Activation) -> Outcome:
+        """One iteration of a `blocks` loop, for which its variable is `j`."""
+        outer, segment = self.block, act.sites.segment[t]
+        if t.name is not None:
+            scope.names[t.name.id] = j
+        index = self.integer(j, t.count)
+        if outer is not None:
+            outer.nested = True
+        self.block = Block()
+        self.blocks.append(self.block)
+        try:
+            return self.in_region("blocks", segment, f"{segment}.{index}", t, t.body, scope, index)
+        finally:
+            self.block = outer
 
     def s_require(self, t: tree.Tree, scope: Scope, act: Activation) -> Outcome:
         assert isinstance(t, tree.Require)

@@ -32,7 +32,7 @@ from archdsl.syntax import tree
 
 DEPTH_LIMIT = 100
 """Nested calls: a def that calls itself without end stops here."""
-NODE_LIMIT = 100_000
+NODE_LIMIT = 60_000
 LIST_LIMIT = 100_000
 STEP_LIMIT = 500_000
 """Calls, statements and iterations in all: nothing else bounds a recursion that branches, or loops without ops."""

@@ -29,8 +29,11 @@ def children(node: tree.Tree) -> Iterator[tree.Tree]:
 
 
 def mentions(node: tree.Tree, name: str) -> bool:
-    """Whether a name occurs anywhere in a tree, shadowed or not."""
-    return (isinstance(node, tree.Name) and node.id == name) or any(mentions(c, name) for c in children(node))
+    """Whether a name occurs anywhere in a tree, shadowed or not; labels and names of arguments stand for nothing."""
+    if isinstance(node, tree.Name):
+        return node.id == name
+    aside = node.name if isinstance(node, (tree.Label, tree.Arg)) else None
+    return any(mentions(child, name) for child in children(node) if child is not aside)
 
 
 def root_name(expr: tree.Tree) -> str | None:

@@ -62,6 +62,10 @@ class _Resolver:
         self.file, self.parameters = file, parameters
         self.found: list[Diagnostic] = []
         self.top = Names(Names(None, outer), set(imported))
+        self.unset: set[str] = set()
+        """Parameters of a space's base, while what the space sets is checked."""
+        self.input: tree.Input | None = None
+        """That of the arch which is being checked."""
 
     def report(self, code: str, title: str, span: object, **more: object) -> None:
         self.found.append(Diagnostic(code, title, span, **more))  # type: ignore[arg-type]
@@ -119,7 +123,10 @@ class _Resolver:
                 self.space(item)
 
     def unknown(self, name: tree.Name, noun: str, candidates: Collection[str]) -> None:
-        self.report("E-NAME", f"unknown {noun} `{name.id}`", name.span, help=did_you_mean(name.id, candidates))
+        help_ = did_you_mean(name.id, candidates)
+        if name.id in self.unset:
+            help_ = f"what a space sets sees what stands above it: set `{name.id}` there, or write its value"
+        self.report("E-NAME", f"unknown {noun} `{name.id}`", name.span, help=help_)
 
     def signature(self, statics: Sequence[tree.Param], ports: Sequence[tree.Param], outer: Names) -> Names:
         """Names in force in a body; reports parameters declared twice and statics that are shape binders too."""
@@ -191,9 +198,9 @@ class _Resolver:
 
     def arch(self, a: tree.Arch) -> None:
         names = self.signature(a.params, (), self.top)
+        self.input = next((s for s in a.body.statements if isinstance(s, tree.Input)), None)
         self.body(a.body.statements, names)
-        inputs = [s for s in a.body.statements if isinstance(s, tree.Input)]
-        if not inputs:
+        if self.input is None:
             self.report(
                 "E-INPUT",
                 f"`{a.name.id}` declares no input",
@@ -259,7 +266,7 @@ class _Resolver:
         known = self.parameters.get(s.base.id)
         if s.base.id not in self.parameters:
             self.unknown(s.base, "architecture", self.parameters)
-        names = Names(self.top, set(SPACE_NAMES) | set(known or ()))
+        names, set_above = Names(self.top, set(SPACE_NAMES) | set(known or ())), Names(self.top)
         for item in s.items:
             if isinstance(item, (tree.Let, tree.Binding)):
                 if isinstance(item, tree.Binding) and known is not None and item.name.id not in known:
@@ -269,7 +276,10 @@ class _Resolver:
                         item.name.span,
                         help=did_you_mean(item.name.id, known),
                     )
-                self.expr(item.value, names, choices=True)
+                self.unset = set(known or ())
+                self.expr(item.value, set_above, choices=True)
+                self.unset = set()
+                set_above.names.add(item.name.id)
                 names.names.add(item.name.id)
             else:
                 for child in children(item):
@@ -305,6 +315,13 @@ class _Resolver:
                 for option in t.options:
                     self.expr(option, names, choices)
             case tree.Input():
+                if t is not self.input:
+                    self.report(
+                        "E-INPUT",
+                        "`input` stands once, at the beginning of an arch",
+                        t.span,
+                        help="one image comes in; a def names the tensors it takes in parentheses",
+                    )
                 self.type(t.type, names)
             case tree.Assign():
                 self.expr(t.value, names)

@@ -29,6 +29,8 @@ class Point:
 
     overrides: Mapping[str, Data]
     draws: Mapping[str, int]
+    lets: Mapping[str, Data] = dataclasses.field(default_factory=dict)
+    """The space's own names, where the point was drawn from its choices."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Space:
         for item in self.items:
             scope.names[item.name.id] = self._evaluate(ev, item, scope)
         bound = {i.name.id for i in self.items if isinstance(i, tree.Binding)}
-        return Point({name: value for name, value in scope.names.items() if name in bound}, draws)
+        lets = {name: value for name, value in scope.names.items() if name not in bound}
+        return Point({name: value for name, value in scope.names.items() if name in bound}, draws, lets)
 
     def points(self) -> Iterator[Point]:
         """Every point, in order of the alternatives."""

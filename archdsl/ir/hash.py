@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from archdsl.ir.graph import Graph, Node, Static, Value
 from archdsl.ir.sizes import text
@@ -26,9 +26,10 @@ def canonical_hash(graph: Graph) -> str:
     def reference(value: Value | None) -> str:
         return "_" if value is None else f"{numbers[value.node]}:{value.index}"
 
-    for node in _walk(graph):
+    given = {node.path: graph.operands(node) for node in graph.nodes()}
+    for node in _walk(graph, given):
         numbers[node.path] = len(numbers)
-        operands = " ".join(map(reference, graph.operands(node)))
+        operands = " ".join(map(reference, given[node.path]))
         line = [node.op.name, _attributes(node), operands, *map(_type, node.outputs)]
         for role, path in node.params:
             known = path in weights
@@ -42,7 +43,7 @@ def canonical_hash(graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _walk(graph: Graph) -> Iterator[Node]:
+def _walk(graph: Graph, operands: Mapping[str, Sequence[Value | None]]) -> Iterator[Node]:
     """Every node once, operands first: from inputs, outputs and features, then what those do not reach."""
     done: set[str] = set()
     starts = [v.node for v in (*graph.inputs, *graph.outputs, *(f.value for f in graph.features))]
@@ -50,7 +51,7 @@ def _walk(graph: Graph) -> Iterator[Node]:
         stack = [start]
         while stack:
             path = stack[-1]
-            missing = [v.node for v in graph.operands(graph.node(path)) if v is not None and v.node not in done]
+            missing = [v.node for v in operands[path] if v is not None and v.node not in done]
             if path in done or not missing:
                 stack.pop()
                 if path not in done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ def read_lines(source: Source) -> list[Line]:
     return lines
 
 
+@functools.lru_cache(maxsize=4096)
 def quoted(text: str) -> str:
     """A string in quotes, with JSON's escapes."""
     return json.dumps(text, ensure_ascii=not text.isprintable())

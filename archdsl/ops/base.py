@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -205,9 +206,9 @@ def need(t: TensorType | None, kinds: str, op: Op, port: str = "x") -> TensorTyp
     if t is None:
         raise ShapeError(f"`{op.name}` needs its input `{port}`", code="E-ARITY", port=port)
     if t.kind not in kinds.split("|"):
-        wanted = " or ".join(kinds.split("|"))
+        wanted = " or ".join(f"a {k}" if k in ("map", "vec") else k for k in kinds.split("|"))
         way_out = {"map": "to_map[H, W](x) gives tokens a grid", "tokens": "tokens(x) flattens a map"}.get(kinds, "")
-        raise ShapeError(f"`{op.name}` needs a {wanted}, got {t.short()}", code="E-KIND", port=port, help=way_out)
+        raise ShapeError(f"`{op.name}` needs {wanted}, got {t.short()}", code="E-KIND", port=port, help=way_out)
     return t
 
 
@@ -253,7 +254,7 @@ def torch_dim(t: TensorType, axis: str, axes: str) -> int:
 def divides(op: Op, by: int, what: int, noun: str, attr: str, code: str) -> None:
     """`by` divides `what`. Raises ShapeError with the divisors next to it."""
     if by < 1 or what % by:
-        near = sorted(sorted((d for d in range(1, what + 1) if what % d == 0), key=lambda d: abs(d - by))[:3])
+        near = divisors_near(what, by)
         parts = {"E-HEADS": " heads", "E-GROUPS": " groups"}.get(code, "")
         raise ShapeError(
             f"`{op.name}`: {int(by)}{parts} {'do' if parts else 'does'} not divide the {int(what)} {noun}",
@@ -261,6 +262,13 @@ def divides(op: Op, by: int, what: int, noun: str, attr: str, code: str) -> None
             attr=attr,
             help=f"use {either(near)}{parts}" if near else "",
         )
+
+
+def divisors_near(what: int, by: int) -> list[int]:
+    """The three divisors of `what` nearest to `by`, among the small ones and their counterparts."""
+    small = [d for d in range(1, min(math.isqrt(what), 10_000) + 1) if int(what) % d == 0]
+    every = {*small, *(int(what) // d for d in small)}
+    return sorted(sorted(every, key=lambda d: (abs(d - by), d))[:3])
 
 
 def either(numbers: Sequence[int]) -> str:

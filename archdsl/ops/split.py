@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from archdsl.ir.graph import Static
 from archdsl.ir.types import Frame, TensorType
-from archdsl.ops.base import Call, Example, Op, Parts, ShapeError, Torch, attr, either, need
+from archdsl.ops.base import Call, Example, Op, Parts, ShapeError, Torch, attr, divisors_near, either, need
 
 _WINDOW = Frame("window", (2, 3), (4, 4), (8, 12))
 KINDS_WITH = {"c": "map|tokens|vec", "n": "tokens", "key": "scores"}
@@ -49,7 +49,7 @@ class Split(Op):
         noun = {"c": "channels", "n": "tokens", "key": "keys"}[self.axis]
         if isinstance(self.parts, int):
             if whole % self.parts:
-                near = sorted(sorted((d for d in range(1, whole + 1) if whole % d == 0), key=self._distance)[:3])
+                near = divisors_near(whole, self.parts)
                 raise ShapeError(
                     f"`split`: {self.parts} equal parts do not divide the {int(whole)} {noun} of {x.short()}",
                     code="E-SPLIT",
@@ -86,9 +86,6 @@ class Split(Op):
         if any(int(p) < 1 for p in first) or sum(int(p) for p in first) >= whole:
             return f"sizes are positive and add up to {whole}; one may be `rest`"
         return f"write [{', '.join([*(str(int(p)) for p in first), 'rest'])}], or sizes that add up to {whole}"
-
-    def _distance(self, divisor: int) -> int:
-        return abs(divisor - self.parts) if isinstance(self.parts, int) else 0
 
     def _shown(self) -> str:
         assert isinstance(self.parts, tuple)

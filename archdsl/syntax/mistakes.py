@@ -176,6 +176,9 @@ def explain(source: Source, stuck: Stuck, start: int) -> Diagnostic:
 def _character(t: Trouble) -> Diagnostic:
     text, offset = t.source.text, t.stuck.offset
     char = text[offset]
+    whole = re.compile(r"[0-9]+\.$").search(text, _line_start(text, offset), offset) if char.isdigit() else None
+    if whole is not None:  # of `28.35x`, `28.` has been read already
+        offset = whole.start()
     word = re.compile(r"[\w.]+").match(text, offset)
     if char == '"':
         end = text.find("\n", offset)
@@ -194,6 +197,7 @@ def _character(t: Trouble) -> Diagnostic:
     if not help_ and char.isalpha():
         help_ = "names are made of ASCII letters, digits and `_`"
     shown = f"`{char}`" if char.isprintable() else f"U+{ord(char):04X} ({unicodedata.name(char, 'control character')})"
+    shown = "a backquote" if char == "`" else shown
     length = 2 if pair in ("&&", "!!") else 1
     return Diagnostic("E-CHARACTER", f"{shown} is not used in the language", t.at(offset, length), help=help_)
 
@@ -323,13 +327,16 @@ def _top_level(t: Trouble) -> Diagnostic | None:
     title = f"{_found(token)} cannot begin a top-level item"
     follows = t.source.text[(token.end_pos or 0) :].lstrip(" \t")
     help_ = did_you_mean(token, (*ITEM_WORDS, "language")) if token.type == "NAME" else ""
-    if not help_ and follows.startswith("=") and not follows.startswith("=="):
+    inside = str(token) in STATEMENT_WORDS or (token.column or 1) > 1
+    if not help_ and not inside and follows.startswith("=") and not follows.startswith("=="):
         help_ = f"write `let {token} = ...`"
     if token == "language":
         title, help_ = "`language` stands only in the first line", "move it above everything but comments"
-    elif token in STATEMENT_WORDS:
+    elif inside and not help_:
         help_ = "statements belong inside `arch name { ... }` or `def name(...) { ... }`"
-    return Diagnostic("E-SYNTAX", title, t.span(), help=help_ or f"the top level holds {words}")
+    last = t.before()
+    notes = ((t.span(last), "the body before ends here"),) if last is not None and last.type == "RBRACE" else ()
+    return Diagnostic("E-SYNTAX", title, t.span(), notes=notes, help=help_ or f"the top level holds {words}")
 
 
 # -- expressions -------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from archdsl.api import compile_spec
+from archdsl.backends.running import one_thread, still
 from archdsl.cost import human
 from archdsl.diagnostics import error
 from archdsl.weights.stores import TIMM, timm_model
@@ -132,14 +132,6 @@ def race(
     return Race(sides[0], sides[1], median_ratio(*taken), conditions)
 
 
-def still(model: nn.Module) -> None:
-    """Switches off what is random in training: drop path and dropout."""
-    for module in model.modules():
-        for rate in ("drop_prob", "p"):
-            if isinstance(getattr(module, rate, None), float):
-                setattr(module, rate, 0.0)
-
-
 def multiply_adds(model: nn.Module, input: Sequence[int]) -> int:
     """MACs of matrix products and convolutions for one image, counted on the meta device."""
     import copy
@@ -191,16 +183,3 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
 
     resampled = sorted(of(draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLED))
     return Ratio(of(rounds), resampled[int(0.025 * RESAMPLED)], resampled[int(0.975 * RESAMPLED)])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs torch on one thread, and as before afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

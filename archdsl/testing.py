@@ -265,8 +265,9 @@ def trace(graph: Graph, state: Mapping[str, Tensor], image: Tensor) -> Iterator[
             else:
                 op = op_of(node)
                 axes = op.axes[0]
-                with torch.no_grad():
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
                     module = room.module(op, graph.operand_types(node), axes).to(image.dtype).eval()
+                    torch.manual_seed(0)  # what an op draws does not depend on where it stands
                     weights = {"op" + (f".{role}" if role else ""): state[path] for role, path in node.params}
                     module.load_state_dict(weights)
                     given = [turned(known[v], v, axes) for v in operands if v is not None]

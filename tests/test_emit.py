@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -40,6 +44,7 @@ MORE = (
     "overlock_xt",
     "pvt_v2_b1",
     "repvit_m1",
+    "sret_t",
     "swinv2_t",
     "vit_s16",
 )
@@ -70,7 +75,19 @@ def randomise(model: torch.nn.Module) -> None:
         elif tensor.ndim > 1:
             tensor.copy_(noise * 0.05)
         else:
-            tensor.copy_(noise * 0.3 + float(name.endswith("weight")))
+            tensor.copy_(noise * 0.3 + float(name.endswith(("weight", "alpha"))))
+
+
+@contextmanager
+def same_orders() -> Iterator[None]:
+    """Orders of tokens that are drawn are the same every time, whatever else is drawn between them."""
+    draw, seeds = torch.randperm, itertools.count()
+
+    def drawn(n: int, **options: object) -> torch.Tensor:
+        return draw(n, generator=torch.Generator().manual_seed(next(seeds)))
+
+    with patch.object(torch, "randperm", drawn):
+        yield
 
 
 def check_computes(graph: Graph) -> None:
@@ -82,9 +99,10 @@ def check_computes(graph: Graph) -> None:
     assert {k: tuple(v.shape) for k, v in state.items()} == {k: p.shape for k, p in graph.params.items()}
     shape = [int(d) for d in graph.inputs[0].type.dims]
     image = torch.randn(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
+    with torch.no_grad(), same_orders():
         ours = model(image)
-    (wanted,) = interpret(graph, state, image)
+    with same_orders():
+        (wanted,) = interpret(graph, state, image)
     assert float(wanted.std()) > 1e-3
     torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
 
@@ -239,6 +257,102 @@ def test_shared_weights_are_one_module_called_twice() -> None:
     check_computes(graph)
 
 
+EACH = "stage i in 2 -> x { blocks j in 2 { share f = two\n  %s } }"
+"""Stages whose blocks use one instance of `two` several times."""
+
+
+def test_uses_of_one_module_pass_what_differs_to_its_forward() -> None:
+    defs = """def inner(x: tokens[N, C], n: int, mixed: bool) {
+  x, order = if mixed then shuffle(x) else (x, none)
+  y = x |> chunks[n] |> linear@a[C]
+  y = merge(attend(y, y, y))
+  return if mixed then unshuffle(y, order) else y
+}
+def two(x: map[C], n: int, mixed: bool) =
+    x |> tokens |> inner(n, mixed) |> linear@b[C] |> to_map[x.H, x.W]
+"""
+    graph, text = build(model(EACH % "x = x + f(x, 4, false)\n  x = x + f(x, 2 + 2 * i, i == 0)", defs))
+    assert "def forward(self, x: Tensor, n: int, mixed: bool) -> Tensor:" in text and text.count("if mixed:") == 2
+    assert text.count("self.f = Two()") == 1 and classes_of(text).count("Two") == 1 and "Two2" not in text
+    assert "self.f(x, n=4, mixed=False)" in text and "self.f(x, n=self.n2, mixed=self.mixed2)" in text
+    check_computes(graph)
+
+
+@pytest.mark.parametrize(
+    ("signature", "middle", "uses", "line"),
+    [
+        (
+            "k: int, sharp: bool",
+            "y = if sharp then relu(y * k) else gelu(y * k)",
+            "f(x, 1, true) + f(x, 2, false)",
+            "else:",
+        ),
+        ("how: int", "y = if how == 0 then relu(y) else y", "f(x, 0) * f(f(x, 1), 2)", "if with_relu:"),
+        ("more: bool", "y = if more then y + linear@c[C](relu(y)) else y", "f(x, true) + f(x, false)", "if more:"),
+        (
+            "more: bool",
+            "y = if more then y |> linear@c[2 * C] |> relu |> linear@d[C] else y",
+            "f(x, i == 0) + f(x, false)",
+            "self.d = nn.Linear(16, 8) if d else None",
+        ),
+        (
+            "more: bool",
+            "for l in 2 { y = if more then linear@r[C](relu(y)) else y }",
+            "f(x, i == 0) + f(x, false)",
+            "self.r = nn.ModuleList([nn.Linear(8, 8) if r_1 else None, nn.Linear(8, 8) if r_1 else None])",
+        ),
+        (
+            "a: bool",
+            "z = if not a then y + x else x\n  z = if a then y * 2 else z\n  y = z * y + z",
+            "f(x, i == 0) * f(x, false)",
+            "if a:",
+        ),
+        ("less: bool", "y = if less then y else y * relu(y)", "f(x, true) + f(x, false)", "if not less:"),
+    ],
+    ids=[
+        "branches",
+        "no flag in the spec",
+        "weights",
+        "weights in some blocks",
+        "lists",
+        "values of both branches",
+        "negation",
+    ],
+)
+def test_code_that_some_uses_of_a_module_lack(signature: str, middle: str, uses: str, line: str) -> None:
+    defs = f"def two(x: map[C], {signature}) {{\n  y = linear@a[C](x)\n  {middle}\n  return linear@b[C](y + x)\n}}\n"
+    graph, text = build(model(EACH % f"x = x + {uses}", defs))
+    assert line in text and text.count("self.f = Two(") == 1
+    check_computes(graph)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("y = if j > 0 then linear@a[x.C](x) else x\n  x = x + y", "if self.a is not None:"),
+        (
+            "y = linear@b[x.C](x)\n  z = if j > 0 then linear@a[x.C](x) else x\n"
+            "  y = if j > 0 then linear@c[x.C](y) else y\n  x = z * x + y",
+            "if self.c is not None:",
+        ),
+        ("share g = linear[x.C]\n  x = if j == 0 then g(relu(x)) else x\n  x = x + g(x)", "if self.with_g:"),
+        ("x = if j == 0 then gelu(x) else x\n  x = x + linear@b[x.C](x)", "if self.with_gelu:"),
+    ],
+    ids=["read later", "two at once", "shared with steps that are always there", "no module"],
+)
+def test_steps_that_some_blocks_lack(body: str, line: str) -> None:
+    graph, text = build(model(f"stage i in 1 -> x {{ blocks j in 3 {{ {body} }} }}"))
+    assert line in text
+    check_computes(graph)
+
+
+def test_arguments_are_not_words_of_python() -> None:
+    defs = "def two[lambda](x: map[C]) = x + linear@b[C](linear@a[4 * lambda](x))\n"
+    graph, text = build(model("stage i in 2 -> x { blocks j in 2 { x = two[i + 1](x) } }", defs))
+    assert "lambda_: int" in text
+    check_computes(graph)
+
+
 def test_lambdas_and_captured_values() -> None:
     defs = "def apply[f: fn](x: map) = x + f(ln(x))\n"
     stages = "stage i in 1 -> x { q = linear@q[x.C](x)\n  blocks j in 2 { x = apply[fn (y) => mlp2(y * q)](x) } }"
@@ -253,6 +367,15 @@ def test_labels_without_a_segment_and_elided_calls() -> None:
     check_computes(graph)
 
 
+def test_of_several_bounds_the_strongest_is_checked() -> None:
+    graph, text = build(model("stage i in 1 -> x { for n in [3, 7, 5] { if x.H > n { x = relu(x) } } }"))
+    module = getattr(import_files(graph.name, emit(graph)), graph.name)()
+    assert text.count("self.require(") == 1
+    assert module(torch.zeros(1, 3, 16, 16)).shape == (1, 5)
+    with pytest.raises(ValueError, match="a comparison of sizes"):
+        module(torch.zeros(1, 3, 14, 16))
+
+
 def test_a_result_that_nobody_reads_is_computed_and_dropped() -> None:
     stages = "stage i in 2 -> x { blocks j in 2 { y = mlp2@unread(x)\n  x = x + mlp2(x) } }"
     graph, _ = build(model(stages))
@@ -265,7 +388,8 @@ def test_values_are_not_overwritten_while_they_are_needed() -> None:
   x = relu(x) + y
   z = y * x
   y = linear@b[C](z)
-  return x + y * z
+  x = x + y * z
+  return x + attend[2](linear@queries_of_all[C](x), linear@keys_of_all[C](x), linear@values_of_all[C](x))
 }
 """
     graph, _ = build(model("stage i in 1 -> x { blocks j in 2 { x = braid(x) } }", defs))
@@ -292,8 +416,22 @@ def test_values_are_not_overwritten_while_they_are_needed() -> None:
             ),
             "several",
         ),
+        (
+            model(
+                EACH % "x = f(x, 2) + f(x, 4)", "def two(x: map[C], n: int) = linear@a[C](merge(windows[n](x)))\n"
+            ).replace("windows[n]", "windows[n, n // 2]"),
+            "shared by calls that need different modules",
+        ),
+        (
+            model(
+                EACH % "x = f(x, true) + f(x, false)",
+                "def two(x: map[C], b: bool) {\n  y = linear@a[C](x)\n  z = relu(x)\n"
+                "  return if b then y * z else z + relu(y) * z\n}\n",
+            ),
+            "steps that some leave out",
+        ),
     ],
-    ids=["share", "no classifier", "two results"],
+    ids=["share", "no classifier", "two results", "other modules", "other data flow"],
 )
 def test_what_cannot_be_written_is_refused_with_a_reason(text: str, reason: str) -> None:
     with pytest.raises(Unsupported, match=reason):

@@ -203,6 +203,8 @@ TWINS = {
     "vit_s16": ("vit_s16", "vit_small_patch16_224", "eval"),
     "vit_s16_18x2": ("vit_s16", "vit_small_patch16_18x2_224", "eval"),
     "vit_b16": ("vit_s16", "vit_base_patch16_224", "eval"),
+    "vit_ti16": ("vit_s16", "vit_tiny_patch16_224", "eval"),
+    "deit_ti16": ("vit_s16", "deit_tiny_patch16_224", "eval"),
     "gcvit_t": ("gcvit_t", "gcvit_tiny", "eval"),
     "repvit_m1": ("repvit_m1", "repvit_m1_0", "train"),
     "mvitv2_t": ("mvitv2_t", "mvitv2_tiny", "eval"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import archdsl
-from tests.oracle.compare import adopt, check_exact, check_rounding, images, randomise, run
+from tests.oracle.compare import check_exact, check_rounding, images, randomise, run
 from tests.oracle.keys import KeyMismatch, laid_out, renamed, translate
 from tests.oracle.references import REFERENCES, SMALLEST, WHOLE, Reference, Size, reference
 
@@ -38,20 +39,6 @@ def every_depth() -> Iterator[object]:
 
 def one_a_family() -> list[object]:
     return [pytest.param(reference(spec), id=spec) for spec in SMALLEST]
-
-
-def pair(
-    ref: Reference,
-    built: Size,
-    constructed: Size | None = None,
-    depths: int | Sequence[int] | None = None,
-) -> tuple[nn.Module, nn.Module]:
-    """Ours built for `built` and timm's constructed at `constructed`, with the same random weights, drop-path off."""
-    ours = archdsl.load(ref.spec, input=(3, *built), dpr=0.0, **ref.overrides(depths))
-    theirs = ref.model(constructed or built, depths=depths)
-    randomise(theirs)
-    adopt(ours, theirs, ref.family)
-    return ours.eval(), theirs.eval()
 
 
 # -- the oracle itself ----------------------------------------------------------------------------
@@ -90,7 +77,7 @@ def test_the_key_map_is_strict(ref: Reference) -> None:
 @pytest.mark.parametrize("case", list(every_depth()))
 def test_same_numbers_at_the_reference_size(case: Deep) -> None:
     ref = case.ref
-    ours, theirs = pair(ref, ref.size, depths=case.depths)
+    ours, theirs = ref.pair(ref.size, depths=case.depths)
     x = images(2, ref.size)
     exact = run(theirs, x, torch.float64, ref.family)
     check_exact(run(ours, x, torch.float64), exact, ref.vanishing)
@@ -99,7 +86,7 @@ def test_same_numbers_at_the_reference_size(case: Deep) -> None:
 
 @pytest.mark.parametrize("ref", every_spec())
 def test_same_numbers_in_training_mode(ref: Reference) -> None:
-    ours, theirs = pair(ref, ref.size, depths=ref.shallow if ref.spec in SMALLEST else None)
+    ours, theirs = ref.pair(ref.size, depths=ref.shallow if ref.spec in SMALLEST else None)
     x = images(2, ref.size)
     exact = run(theirs.train(), x, torch.float64, ref.family)
     check_exact(run(ours.train(), x, torch.float64), exact, ref.vanishing_in_training or ref.vanishing)
@@ -129,7 +116,7 @@ def elsewhere() -> Iterator[object]:
 
 @pytest.mark.parametrize("case", list(elsewhere()))
 def test_same_numbers_at_other_sizes(case: Elsewhere) -> None:
-    ours, theirs = pair(case.ref, case.built, case.size, case.depths)
+    ours, theirs = case.ref.pair(case.size, case.built, case.depths)
     x = images(1, case.size)
     exact = run(theirs, x, torch.float64, case.ref.family)
     check_exact(run(ours, x, torch.float64), exact, case.ref.vanishing)
@@ -147,7 +134,7 @@ def rebuilds() -> Iterator[object]:
 
 @pytest.mark.parametrize(("ref", "size"), list(rebuilds()))
 def test_a_size_that_changes_a_parameter_needs_a_rebuild(ref: Reference, size: Size) -> None:
-    ours, theirs = pair(ref, size, depths=ref.shallow)
+    ours, theirs = ref.pair(size, depths=ref.shallow)
     x = images(1, size)
     check_exact(run(ours, x, torch.float64), run(theirs, x, torch.float64, ref.family))
     usual = archdsl.load(ref.spec, **ref.overrides(ref.shallow))
@@ -195,15 +182,22 @@ def test_drop_path_rates(ref: Reference, rate: float) -> None:
 # -- initialisation -------------------------------------------------------------------------------
 
 
+KEPT = 10_000
+"""Values of which the distribution is compared whole: enough to tell a uniform one from a normal one of its std."""
+
+
 @dataclass
 class Moments:
-    """Sums over draws from which mean, standard deviation and their own uncertainty follow."""
+    """Sums over draws from which mean, standard deviation and their own uncertainty follow, and some of the draws."""
 
     count: int = 0
     powers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    sample: list[Tensor] = field(default_factory=list)
 
     def add(self, tensor: Tensor) -> None:
-        x = tensor.detach().double()
+        x = tensor.detach().double().flatten()
+        if (left := KEPT - sum(s.numel() for s in self.sample)) > 0:
+            self.sample.append(x[:left].clone())
         self.count += x.numel()
         one, two, three, four = self.powers
         square = x * x
@@ -229,10 +223,11 @@ class Moments:
         return max(0.0, m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4)
 
     def differs(self, other: Moments, sigmas: float = 5.0) -> str:
-        """How two samples differ in mean or variance beyond chance, "" if they do not; constants must be equal.
+        """How two samples differ in mean, variance or shape beyond chance, "" if not; constants must be equal.
 
-        Five standard errors: the thousand comparisons made here pass by chance alone, and a std of 0.02 that
-        should be 0.021 fails from some ten thousand draws on.
+        Five standard errors, and the distance of Kolmogorov and Smirnov that chance exceeds as rarely: the thousands
+        of comparisons made here pass by chance alone, and a std of 0.02 that should be 0.021 fails from some ten
+        thousand draws on.
         """
         pairs = (
             ("mean", self.mean - other.mean, self.variance / self.count + other.variance / other.count),
@@ -246,10 +241,32 @@ class Moments:
         for what, difference, error in pairs:
             if abs(difference) > sigmas * error**0.5 + 1e-12:
                 return f"{what} {self}, timm's {other}"
+        a, b = (torch.cat(moments.sample).sort().values for moments in (self, other))
+        if self.variance > 0 and other.variance > 0:
+            values = torch.cat((a, b))
+            ranks = (torch.searchsorted(s, values, right=True) / s.numel() for s in (a, b))
+            distance = float(torch.sub(*ranks).abs().max())
+            if distance > math.sqrt((sigmas**2 / 2 + math.log(2)) / 2 * (1 / a.numel() + 1 / b.numel())):
+                return f"distributions {distance:.3f} apart, both {self}"
         return ""
 
     def __str__(self) -> str:
         return f"{self.mean:.3e} +- {self.variance**0.5:.3e}"
+
+
+def test_the_comparison_of_initialisations_sees_mean_spread_and_shape() -> None:
+    def moments(draw: Tensor) -> Moments:
+        found = Moments()
+        found.add(draw)
+        return found
+
+    generator = torch.Generator().manual_seed(0)
+    normal, again = (0.02 * torch.randn(40_000, generator=generator) for _ in range(2))
+    uniform = 0.02 * 3**0.5 * (2 * torch.rand(40_000, generator=generator) - 1)
+    assert not moments(normal).differs(moments(again))
+    assert "mean" in moments(normal).differs(moments(again + 0.001))
+    assert "variance" in moments(normal).differs(moments(1.05 * again))
+    assert "distributions" in moments(normal).differs(moments(uniform))
 
 
 def check_initialisation(ref: Reference, depths: int | Sequence[int] | None, width: int | Sequence[int] | None) -> None:

@@ -9,26 +9,31 @@ from torch.nn import functional as F
 
 import archdsl
 from tests.oracle.compare import adopt, images, randomise
-from tests.oracle.keys import renamed
-from tests.oracle.references import Reference, reference
+from tests.oracle.keys import laid_out, renamed
+from tests.oracle.references import SMALLEST, WHOLE, Reference, reference
 
 DEPTHS = (1, 2, 1, 1)
 SIZE = (96, 64)
 CLASSES = 10
 
 
-FAMILIES = ("swin_t", "convnext_t", "poolformer_s12")
-"""Those whose references take any depth, width and small image, which makes many optimizer steps affordable."""
+FAMILIES = (*SMALLEST, "convformer_s18")
+QUICK = (*WHOLE, "vit_s16")
+"""Asked everything in every run; of the others most are asked in every run whether they follow timm's steps."""
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[pytest.param(s, marks=() if s in QUICK else pytest.mark.full) for s in FAMILIES])
 def ref(request: pytest.FixtureRequest) -> Reference:
     return reference(request.param)
 
 
+def depths(ref: Reference) -> int | tuple[int, ...]:
+    return DEPTHS if isinstance(ref.shallow, tuple) else 2
+
+
 def load(ref: Reference, dpr: float = 0.0) -> nn.Module:
     """A narrow, shallow model with ten classes, built for small images that are not square."""
-    overrides = ref.overrides(DEPTHS, ref.narrow)
+    overrides = ref.overrides(depths(ref), ref.narrow)
     return archdsl.load(ref.spec, input=(3, *SIZE), dpr=dpr, classes=CLASSES, **overrides)
 
 
@@ -43,7 +48,7 @@ def steps(model: nn.Module, count: int, lr: float, dtype: torch.dtype) -> list[f
     from timm.optim import param_groups_weight_decay
 
     kept = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.05, kept), lr=lr)
+    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.05, no_weight_decay_list=kept), lr=lr)
     x, labels = batch()
     losses = []
     for _ in range(count):
@@ -55,20 +60,25 @@ def steps(model: nn.Module, count: int, lr: float, dtype: torch.dtype) -> list[f
     return losses
 
 
-def test_training_follows_timms(ref: Reference) -> None:
+@pytest.mark.parametrize(
+    "spec", [pytest.param(s, marks=pytest.mark.full if s in ("maxvit_t", "caformer_s18") else ()) for s in FAMILIES]
+)
+def test_training_follows_timms(spec: str) -> None:
     """Eight optimizer steps in float64 stay together, and end with the same weights."""
-    theirs = ref.model(SIZE, depths=DEPTHS, width=ref.narrow, num_classes=CLASSES)
+    ref = reference(spec)
+    theirs = ref.model(SIZE, depths=depths(ref), width=ref.narrow, num_classes=CLASSES)
     randomise(theirs)
     ours = load(ref)
     adopt(ours, theirs, ref.family)
     ours, theirs = ours.double().train(), theirs.double().train()
     wanted = steps(theirs, 8, 1e-3, torch.float64)
     assert wanted[-1] < wanted[0]
-    assert steps(ours, 8, 1e-3, torch.float64) == pytest.approx(wanted, rel=1e-7)
+    assert steps(ours, 8, 1e-3, torch.float64) == pytest.approx(wanted, rel=1e-9)
     mine = ours.state_dict()
     for key, tensor in theirs.state_dict().items():
-        ours_too = mine[renamed(key, ref.family)].reshape(tensor.shape)
-        torch.testing.assert_close(ours_too, tensor, rtol=1e-5, atol=1e-6)
+        mine_too = mine[renamed(key, ref.family)]
+        wanted_too = laid_out(key, tensor, ref.family).reshape(mine_too.shape)
+        torch.testing.assert_close(mine_too, wanted_too, rtol=1e-7, atol=1e-9)
 
 
 def test_learns_a_batch_from_its_own_initialisation(ref: Reference) -> None:
@@ -89,10 +99,11 @@ def test_every_parameter_gets_a_gradient(ref: Reference) -> None:
 def test_drop_path_acts_in_training_only_and_keeps_the_mean(ref: Reference) -> None:
     torch.manual_seed(0)
     model = load(ref, dpr=0.5).double()
+    randomise(model)  # a branch that ends in a norm of zeros has nothing to drop
     x = images(1, SIZE).double()
     assert torch.equal(model.eval()(x), model(x))
     model.train()
-    draws = model(x.expand(64, -1, -1, -1))
+    draws = model(x.expand(64, -1, -1, -1)).detach()
     assert len({round(float(value), 9) for value in draws[:, 0]}) > 1, "every sample got the same draw"
     drop = next(m for m in reversed(list(model.modules())) if type(m).__name__ == "DropPath")
     assert drop.rate == pytest.approx(0.5)

@@ -7,7 +7,8 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -25,6 +26,21 @@ def load_module(name: str, files: Mapping[str, str]) -> nn.Module:
     return module
 
 
+@contextmanager
+def passing_module(name: str, files: Mapping[str, str]) -> Iterator[nn.Module]:
+    """A module as from `load_module`, for one use: neither its files nor its classes outlive the block."""
+    with tempfile.TemporaryDirectory(prefix="archdsl-") as directory:
+        place = Path(directory) / name
+        write_package(place, files, {})
+        package = f"archdsl_passing_{Path(directory).name.removeprefix('archdsl-')}"
+        try:
+            module: nn.Module = getattr(_imported(package, place), name)()
+            yield module
+        finally:
+            for key in [k for k in sys.modules if k == package or k.startswith(f"{package}.")]:
+                del sys.modules[key]
+
+
 def import_files(name: str, files: Mapping[str, str]) -> ModuleType:
     """The emitted package as an imported Python module; the same files are imported once.
 
@@ -35,7 +51,10 @@ def import_files(name: str, files: Mapping[str, str]) -> ModuleType:
     package = f"archdsl_generated_{name}_{digest}"
     if package in sys.modules:
         return sys.modules[package]
-    place = _store(f"{name}-{digest}", files)
+    return _imported(package, _store(f"{name}-{digest}", files))
+
+
+def _imported(package: str, place: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         package, place / "__init__.py", submodule_search_locations=[str(place)]
     )

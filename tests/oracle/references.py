@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import archdsl
+from tests.oracle.compare import adopt, randomise
+
 Size = tuple[int, int]
 
 
@@ -44,6 +47,21 @@ class Reference:
     depth: str = "depths"
     shallow: tuple[int, ...] | int = (2, 2, 2, 2)
     shallowest: tuple[int, ...] | int = (1, 1, 1, 1)
+
+    @property
+    def source(self) -> str:
+        """What it is, in words."""
+        return f"timm's `{self.timm}`"
+
+    def pair(
+        self, size: Size, built: Size | None = None, depths: int | Sequence[int] | None = None
+    ) -> tuple[nn.Module, nn.Module]:
+        """Ours built for `built` and timm's for `size`, same random weights, drop-path off, in eval mode."""
+        ours = archdsl.load(self.spec, input=(3, *(built or size)), dpr=0.0, **self.overrides(depths))
+        theirs = self.model(size, depths=depths)
+        randomise(theirs)
+        adopt(ours, theirs, self.family)
+        return ours.eval(), theirs.eval()
 
     def model(
         self,
@@ -202,6 +220,8 @@ REFERENCES = (
     _vit("vit_s16", "vit_small_patch16_224"),
     _vit("vit_s16_18x2", "vit_small_patch16_18x2_224"),
     _vit("vit_b16", "vit_base_patch16_224"),
+    _vit("vit_ti16", "vit_tiny_patch16_224"),
+    _vit("deit_ti16", "deit_tiny_patch16_224"),
 )
 WHOLE = ("swin_t", "convnext_t", "poolformer_s12")
 """Compared at their full depth everywhere."""

@@ -29,7 +29,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.drop_prob == 0:
             return x
-        keep = (torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_prob).to(x.dtype)
+        keep = (torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.drop_prob).to(x.dtype)
         return x * keep / (1 - self.drop_prob)
 
 

@@ -97,9 +97,9 @@ class Orders:
             if _is_map(value):
                 self.edge(self.source(cls, refs[value]), (id(cls), "out", o), len(cls.instances) * value.type.elements)
         for first, last in optional_groups(cls):
-            entry, leave = cls.template.steps[first].operands[0], cls.template.steps[last].results[0]
-            if entry is not None and _is_map(entry):
-                self.edge(self.source(cls, refs[entry]), self.source(cls, refs[leave]), INFINITE)
+            for entry, leave in passed_on(cls, first, last):
+                if _is_map(entry):
+                    self.edge(self.source(cls, refs[entry]), self.source(cls, refs[leave]), INFINITE)
 
     def tie(self, classes: list[ModuleClass], carried: int) -> None:
         """Blocks of several classes in one list are called alike, so their maps have one order."""
@@ -122,6 +122,19 @@ def optional_groups(cls: ModuleClass) -> Iterator[tuple[int, int]]:
         if cls.optional[k]:
             yield k, last
         k = last + 1
+
+
+def passed_on(cls: ModuleClass, first: int, last: int) -> list[tuple[Value, Value]]:
+    """(value from before an optional run of steps, the result that takes its place) for each result read after it."""
+    steps, flag = cls.template.steps, cls.optional[first]
+    after = set(cls.template.outputs)
+    for step, other in zip(steps[last + 1 :], cls.optional[last + 1 :], strict=True):
+        after |= {v for v in step.operands if v is not None and other != flag}
+    source: dict[Value, Value] = {}
+    for step in steps[first : last + 1]:
+        if step.operands and step.operands[0] is not None and step.results:
+            source[step.results[0]] = source.get(step.operands[0], step.operands[0])
+    return [(source[v], v) for v in source if v in after]
 
 
 def _is_map(value: Value | None) -> bool:

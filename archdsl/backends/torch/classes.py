@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from archdsl.backends.torch.fit import MISSING, Column, Number, Rule, Symbol, constant, literal, relate, sequence
+from archdsl.backends.torch.fit import (
+    CHANNELS,
+    MISSING,
+    Column,
+    Number,
+    Rule,
+    Symbol,
+    constant,
+    literal,
+    relate,
+    sequence,
+)
 from archdsl.backends.torch.plan import Instance, Step, Unsupported
+from archdsl.backends.torch.uses import Row, merged
 from archdsl.ir.graph import Graph, Static, Value
 from archdsl.ops.base import Call, Torch, op_of
 from archdsl.ops.drop_path import DropRate
@@ -29,21 +42,42 @@ class ModuleClass:
     name: str
     template: Instance
     instances: list[Instance]
-    rows: list[list[Step | None]]
-    children: list[ModuleClass | None] = field(default_factory=list)
-    """For each template step, the class its call or loop constructs (None for ops and mixed loops)."""
+    rows: list[Row]
     args: dict[str, Column] = field(default_factory=dict)
     flags: dict[str, Column] = field(default_factory=dict)
     """Boolean arguments: whether an optional group of steps is there."""
+    per_use: set[str] = field(default_factory=set)
+    """Names of `args` and `flags` that differ between uses of one module: arguments of forward."""
     symbols: set[str] = field(default_factory=set)
     """Arguments that only pass through: drop_path_rate."""
     codes: list[StepCode] = field(default_factory=list)
     optional: list[str] = field(default_factory=list)
-    """For each template step, the flag it depends on, or ""."""
+    """For each template step, the flag it depends on, or ""; of a flag of forward the condition, `not shift`."""
+    made: list[str] = field(default_factory=list)
+    """For each template step, the flag on which its module is there, or ""."""
 
     def values(self, instance: Instance) -> dict[str, Number]:
         i = self.instances.index(instance)
         return {name: column[i] for name, column in {**self.args, **self.flags}.items()}
+
+    def uses(self) -> list[list[int]]:
+        """Positions of the instances that are one module each."""
+        found: dict[str, list[int]] = {}
+        for i, instance in enumerate(self.instances):
+            found.setdefault(instance.path, []).append(i)
+        return list(found.values())
+
+    def varies(self, column: Column) -> bool:
+        """Whether a number differs between uses of one module."""
+        return any(constant([column[i] for i in group]) is MISSING for group in self.uses() if _present(column, group))
+
+    def settled(self, column: Column) -> Column:
+        """The column with what some uses of a module lack filled in from its other uses, where those agree."""
+        out = list(column)
+        for group in self.uses():
+            for i in group:
+                out[i] = constant([column[g] for g in group]) if column[i] is MISSING else column[i]
+        return tuple(out)
 
 
 @dataclass(frozen=True)
@@ -63,9 +97,16 @@ class Classifier:
         self.of: dict[Instance, ModuleClass] = {}
         self.by_key: dict[object, ModuleClass] = {}
         self.names: dict[str, int] = {}
+        self.uses: dict[str, list[Instance]] = {}
+        """Instances by weight path: several where a module is shared."""
+        self.peers: dict[object, list[Instance]] = {}
+        """Instances by what they are calls of."""
 
     def classify(self, root: Instance) -> None:
         """Fills `classes`, in the order they must be defined."""
+        for instance in root.walk():
+            self.uses.setdefault(instance.path, []).append(instance)
+            self.peers.setdefault(_call_of(instance), []).append(instance)
         for step in root.steps:
             self.children(step)
 
@@ -84,6 +125,8 @@ class Classifier:
                 define(self.of[child])
 
     def children(self, step: Step) -> None:
+        if all(child in self.of for child in step.children):
+            return
         for child in step.children:
             for inner in child.steps:
                 self.children(inner)
@@ -91,19 +134,39 @@ class Classifier:
             groups: dict[object, list[Instance]] = {}
             for child in step.children:
                 groups.setdefault(self.key(child), []).append(child)
-            if len(groups) > 1 and self.merge(step.children):
+            if len(groups) > 1 and self.unite(step.children, longest=True):
                 return
         for child in step.children:
             self.join(child)
 
     def join(self, instance: Instance) -> None:
+        peers = self.peers[_call_of(instance)]
+        if any(len(self.uses[peer.path]) > 1 for peer in peers):
+            self.join_uses(instance, peers)
+        if instance in self.of:
+            return
         key = self.key(instance)
         cls = self.by_key.get(key)
         if cls is None:
             cls = self.by_key[key] = ModuleClass(self.class_name(instance), instance, [], [])
         self.add(cls, instance, list(instance.steps))
 
-    def add(self, cls: ModuleClass, instance: Instance, row: list[Step | None]) -> None:
+    def join_uses(self, instance: Instance, peers: list[Instance]) -> None:
+        """One class for calls of a def where uses of one module are not written alike."""
+        for peer in peers:
+            for step in peer.steps:
+                self.children(step)
+        uses = self.uses[instance.path]
+        differ = [p for p in peers if len({self.key(use) for use in self.uses[p.path]}) > 1]
+        if not differ or self.unite(peers) or instance not in differ:
+            return
+        if not self.unite(uses):
+            raise Unsupported(
+                f"the uses of `{instance.path}` differ by more than numbers and steps that some leave out",
+                instance.region.span,
+            )
+
+    def add(self, cls: ModuleClass, instance: Instance, row: Row) -> None:
         cls.instances.append(instance)
         cls.rows.append(row)
         self.of[instance] = cls
@@ -142,44 +205,22 @@ class Classifier:
 
     # -- optional steps ------------------------------------------------------------------------------
 
-    def merge(self, siblings: list[Instance]) -> bool:
-        """One class for the iterations of a loop, some of which lack steps that pass one value on."""
-        template = max(siblings, key=lambda i: len(i.steps))
-        rows = [self.align(template, s) for s in siblings]
-        if any(r is None for r in rows):
-            return False
-        cls = ModuleClass(self.class_name(template), template, [], [])
-        for sibling, row in zip(siblings, rows, strict=True):
-            assert row is not None
-            self.add(cls, sibling, row)
-        return True
+    def unite(self, instances: list[Instance], longest: bool = False) -> bool:
+        """One class for instances, some of which lack steps; where `longest`, only if one of them lacks none.
 
-    def align(self, template: Instance, short: Instance) -> list[Step | None] | None:
-        """For each template step the short instance's, or None; None if it is not the template with steps left out."""
-        if [_kind(v) for _, v in template.inputs] != [_kind(v) for _, v in short.inputs]:
-            return None
-        stand_in: dict[Value, Value] = {v: w for (_, v), (_, w) in zip(template.inputs, short.inputs, strict=True)}
-        row: list[Step | None] = []
-        at = 0
-        for step in template.steps:
-            other = short.steps[at] if at < len(short.steps) else None
-            operands = [None if v is None else stand_in.get(v) for v in step.operands]
-            if other is not None and self.code_key(step) == self.code_key(other) and operands == other.operands:
-                row.append(other)
-                stand_in.update(zip(step.results, other.results, strict=True))
-                at += 1
+        Steps written at one place in the spec belong together, or else those that are written alike.
+        """
+        if len({_call_of(i)[1:] for i in instances}) > 1:
+            return False
+        for key in (lambda step: (self.code_key(step), str(step.span)), self.code_key):
+            found = merged(instances, key)
+            if found is None or (longest and all(None in row for row in found[1])):
                 continue
-            first = step.operands[0] if step.operands else None
-            present = [v for v in step.operands if v is not None]
-            if first is None or len(step.results) != 1 or len(present) != 1 or first not in stand_in:
-                return None
-            row.append(None)
-            stand_in[step.results[0]] = stand_in[first]
-        if at != len(short.steps):
-            return None
-        if [stand_in.get(v) for v in template.outputs] != list(short.outputs):
-            return None
-        return row
+            cls = ModuleClass(self.class_name(found[0]), found[0], [], [])
+            for instance, row in zip(instances, found[1], strict=True):
+                self.add(cls, instance, row)
+            return True
+        return False
 
     # -- arguments -----------------------------------------------------------------------------------
 
@@ -194,43 +235,80 @@ class Classifier:
                 cls.codes.append(self.call_code(cls, steps, basis, step))
         rank = {"dim_in": 0, "dim": 1, "drop_path": 9}
         cls.args = dict(sorted(cls.args.items(), key=lambda item: rank.get(item[0], 5)))
+        cls.per_use = {name for name, column in {**cls.args, **cls.flags}.items() if cls.varies(column)}
 
     def basis(self, cls: ModuleClass) -> dict[str, Column]:
         """Columns that numbers may be expressed by: widths in and out, then the def's own parameters."""
         out: dict[str, Column] = {}
-        first = cls.template
         widths_in = _widths(cls, lambda i: [v for _, v in i.inputs])
         widths_out = _widths(cls, lambda i: i.outputs)
         if widths_in and widths_out and widths_in != widths_out:
             out["dim_in"], out["dim"] = widths_in, widths_out
         elif widths_in or widths_out:
             out["dim"] = widths_in or widths_out or ()
-        names = [n for n, _ in _statics(self.graph, first)]
-        for name in names:
-            values = [dict(_statics(self.graph, i)).get(name) for i in cls.instances]
+        for name, values in self.given(cls):
             column = tuple(v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool))
             if len(column) == len(values) and name not in out:
                 out[name] = column
         return {n: c for n, c in out.items() if constant(c) is MISSING}
 
     def flag(self, cls: ModuleClass) -> list[str]:
-        out = []
-        for k, step in enumerate(cls.template.steps):
-            present = tuple(row[k] is not None for row in cls.rows)
-            if all(present):
-                out.append("")
-                continue
-            name = next((n for n, c in cls.flags.items() if c == present and out and out[-1] == n), "")
-            if not name:
-                last = k
-                while last + 1 < len(cls.template.steps) and present == tuple(
-                    r[last + 1] is not None for r in cls.rows
-                ):
-                    last += 1
-                name = _identifier(cls.template.steps[last].attr or step.attr)
-                cls.flags[name] = present
-            out.append(name)
+        """The flag of each step; that of its module goes to `cls.made`."""
+        steps, out, name = cls.template.steps, list[str](), ""
+        columns = [tuple(row[k] is not None for row in cls.rows) for k in range(len(steps))]
+        made = [self.module_is_there(cls, step) for step in steps]
+        for k, present in enumerate(columns):
+            if k and present == columns[k - 1]:
+                out.append(out[-1])
+            else:
+                last = next((m - 1 for m in range(k, len(steps)) if columns[m] != present), len(steps) - 1)
+                name = self.flag_name(cls, steps[last].attr or steps[k].attr)
+                if all(present):
+                    out.append("")
+                elif cls.varies(present):
+                    out.append(self.condition(cls, present, f"with_{name}"))
+                else:
+                    name = name if present in made[k : last + 1] else f"with_{name}"
+                    cls.flags[name] = present
+                    out.append(name)
+            flag = name if cls.flags.get(name, made[k]) == made[k] else self.flag_name(cls, steps[k].attr)
+            if not all(made[k]):
+                cls.flags[flag] = made[k]
+            cls.made.append("" if all(made[k]) else flag)
         return out
+
+    def module_is_there(self, cls: ModuleClass, step: Step) -> Column:
+        """For each instance whether any use of its module has a step, so that it owns the step's module."""
+        if step.node is not None and not lower(step).module:
+            return (True,) * len(cls.rows)
+        own = [k for k, other in enumerate(cls.template.steps) if other.attr == step.attr]
+        out = list[bool](False for _ in cls.rows)
+        for group in cls.uses():
+            there = any(cls.rows[i][k] is not None for i in group for k in own)
+            for i in group:
+                out[i] = there
+        return tuple(out)
+
+    def flag_name(self, cls: ModuleClass, attr: str) -> str:
+        name, n = _identifier(attr), 2
+        while name in cls.flags:
+            name, n = f"{_identifier(attr)}{n}", n + 1
+        return name
+
+    def condition(self, cls: ModuleClass, present: Column, name: str) -> str:
+        """Python for when steps are run that only some uses of a module have: of the spec's own flag, if it has one."""
+        for known, column in {**dict(self.given(cls)), **cls.flags}.items():
+            if all(isinstance(v, bool) for v in column) and column in (present, tuple(not v for v in present)):
+                cls.flags[known] = column
+                return known if column == present else f"not {known}"
+        cls.flags[name] = present
+        return name
+
+    def given(self, cls: ModuleClass) -> list[tuple[str, tuple[Static, ...]]]:
+        """The compile-time arguments of the def that a class is of, with one value for each instance."""
+        names = [name for name, _ in _statics(self.graph, cls.template)]
+        statics = [dict(_statics(self.graph, instance)) for instance in cls.instances]
+        return [(python_name(name), tuple(values.get(name) for values in statics)) for name in names]
 
     def op_code(self, cls: ModuleClass, steps: list[Step | None], basis: dict[str, Column], attr: str) -> StepCode:
         lowered = [None if s is None else lower(s) for s in steps]
@@ -249,6 +327,7 @@ class Classifier:
             )
             read = "{" + name + "}" in template.expr
             numbers[name] = self.number(cls, name, column, basis, attr, read)
+        self.check_constructor(cls, steps, [numbers[n] for n in numbers if "{" + n + "}" in template.module])
         construct = fill(template.module, numbers)
         if any(s is not None and self.makes_logits(s) for s in steps):
             construct = construct.replace("nn.Linear(", "classifier(")
@@ -279,14 +358,23 @@ class Classifier:
         classes = {self.of[c] for s in present for c in s.children}
         for c in classes:
             cls.symbols |= c.symbols
+        if step.loop and any(c.per_use for c in classes):
+            raise Unsupported(
+                f"blocks of `{step.attr}` call a shared module each in another way", step.children[0].region.span
+            )
         if not step.loop:
             (child,) = classes
             values = [None if s is None else child.values(s.children[0]) for s in steps]
+            calls = [s for s in cls.template.steps if s.attr == step.attr]
             codes = {}
             for name in {**child.args, **child.flags}:
                 column = tuple(MISSING if v is None else v[name] for v in values)
-                codes[name] = self.number(cls, name, column, basis, step.attr)
-            return StepCode(construct(child, codes), {})
+                read = name in child.per_use
+                label = f"{name}{calls.index(step) + 1}" if read and len(calls) > 1 else name
+                codes[name] = self.number(cls, label, column, basis, step.attr, read)
+            given = {name: code for name, code in codes.items() if name in child.per_use}
+            self.check_constructor(cls, steps, [code for name, code in codes.items() if name not in given])
+            return StepCode(construct(child, codes), given)
         if len(classes) > 1 or (len(cls.instances) == 1 and step.children[0].region.kind == "stage"):
             return self.listed(cls, steps, basis, step)
         (child,) = classes
@@ -296,11 +384,19 @@ class Classifier:
             rows = [[v[name] for v in row] for row in table]
             rule = sequence(rows)
             codes[name] = self.rule(cls, name, rule, rows, basis, step.attr)
+        self.check_constructor(cls, steps, list(codes.values()))
         depths = tuple(MISSING if s is None else len(s.children) for s in steps)
         depth = self.number(cls, "depth", depths, basis, step.attr)
         if depth == "1" and not any(re.search(r"\bj\b", c) for c in codes.values()):
             return StepCode(f"nn.ModuleList([{construct(child, codes)}])", {})
         return StepCode(f"nn.ModuleList({construct(child, codes)} for j in range({depth}))", {})
+
+    def check_constructor(self, cls: ModuleClass, steps: list[Step | None], codes: Sequence[str]) -> None:
+        """Raises Unsupported where the uses of one module would have it constructed in several ways."""
+        for name, column in {**cls.args, **cls.flags}.items():
+            if cls.varies(column) and any(re.search(rf"\b{name}\b", code) for code in codes):
+                step = next(s for s in steps if s is not None)
+                raise Unsupported(f"`{step.attr}` is shared by calls that need different modules", step.span)
 
     def listed(self, cls: ModuleClass, steps: list[Step | None], basis: dict[str, Column], step: Step) -> StepCode:
         """A list of blocks written out one by one: of several classes, or the model's own stages."""
@@ -358,6 +454,9 @@ class Classifier:
 
         `read`: the forward reads it from self, so its name must differ from those of submodules.
         """
+        column = cls.settled(column)
+        if not cls.varies(column):
+            basis = {p: values for p, values in basis.items() if not cls.varies(values)}
         only = constant(column)
         if only is not MISSING:
             code = literal(only)
@@ -372,12 +471,12 @@ class Classifier:
             return related
         if any(isinstance(v, DropRate) for v in column):
             name = "drop_path"
-        for known, values in cls.args.items():
-            if values == column and (known == name or known.endswith("_" + name)):
+        for known, values in {**cls.args, **cls.flags}.items():
+            if values == column and (known == name or known.endswith("_" + name) or {known, name} <= CHANNELS):
                 return known
         taken = {*cls.args, *cls.flags, *basis, "j"}
         if read:
-            taken |= {s.attr for s in cls.template.steps}
+            taken |= {s.attr for s in cls.template.steps} | {port for port, _ in cls.template.inputs}
         fresh = name if name not in taken else f"{_identifier(attr)}_{name}"
         n = 2
         while fresh in taken:
@@ -395,10 +494,10 @@ def _filler(column: Column) -> Number:
 def construct(cls: ModuleClass, codes: Mapping[str, str]) -> str:
     """Source that constructs an instance: widths by position, all else by name."""
     parts: list[str] = []
-    for name in cls.args:
+    for name in (n for n in cls.args if n not in cls.per_use):
         by_position = name in ("dim", "dim_in") and all("=" not in p for p in parts)
         parts.append(codes[name] if by_position else f"{name}={codes[name]}")
-    parts += [f"{name}={codes[name]}" for name in cls.flags]
+    parts += [f"{name}={codes[name]}" for name in cls.flags if name not in cls.per_use]
     parts += [f"{s}={s}" for s in sorted(cls.symbols)]
     return f"{cls.name}({', '.join(parts)})"
 
@@ -417,13 +516,14 @@ def lower(step: Step, axes: str = "") -> Torch:
 
 
 def listings(cls: ModuleClass) -> dict[str, bool]:
-    """Names of modules kept in a list (made in a loop): True where they are numbered 0, 1, ... without gaps."""
-    found: dict[str, list[str]] = {}
+    """Paths of lists of modules (made in loops): True where they are numbered 0, 1, ... without gaps."""
+    found: dict[str, dict[str, None]] = {}
     for k, step in enumerate(cls.template.steps):
-        head, _, rest = step.attr.partition(".")
-        if rest and cls.codes[k].construct:
-            found.setdefault(head, []).append(rest)
-    return {head: rests == [str(i) for i in range(len(rests))] for head, rests in found.items()}
+        if cls.codes[k].construct:
+            parts = step.attr.split(".")
+            for i in range(1, len(parts)):
+                found.setdefault(".".join(parts[:i]), {})[parts[i]] = None
+    return {path: list(held) == [str(i) for i in range(len(held))] for path, held in found.items()}
 
 
 def fill(template: str, holes: Mapping[str, str]) -> str:
@@ -450,6 +550,16 @@ def _definition(graph: Graph, instance: Instance) -> str:
     return instance.name if instance.region.kind == "call" else ""
 
 
+def _call_of(instance: Instance) -> tuple[object, ...]:
+    """Equal for calls of one def with inputs and results of the same kinds."""
+    kinds = tuple(_kind(v) for _, v in instance.inputs)
+    return (instance.region.kind, instance.name), kinds, len(instance.outputs)
+
+
+def _present(column: Column, group: Sequence[int]) -> bool:
+    return any(column[i] is not MISSING for i in group)
+
+
 def _statics(graph: Graph, instance: Instance) -> Sequence[tuple[str, Static]]:
     region = instance.region
     if region.kind != "call":
@@ -473,6 +583,11 @@ def _widths(cls: ModuleClass, pick: Callable[[Instance], list[Value]]) -> Column
             return None
         out.append(int(values[0].type.channels))
     return tuple(out)
+
+
+def python_name(name: str) -> str:
+    """A name of the spec as a variable or an argument."""
+    return name + "_" if keyword.iskeyword(name) or name in ("self", "torch", "math", "nn", "F") else name
 
 
 def _identifier(attr: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,11 @@ from archdsl.backends.torch.fit import Symbol
 from archdsl.backends.torch.forward import Forward
 from archdsl.backends.torch.layout import WIDTH
 from archdsl.backends.torch.plan import Planner, Step, Unsupported
+from archdsl.backends.torch.reserved import class_name, module_names
 from archdsl.backends.torch.templates import environment, helper_sources
 from archdsl.ir.graph import Graph, Guard, Node, Value
 from archdsl.ir.sizes import Condition, Size, pins, text
 from archdsl.ops.drop_path import DropRate
-from archdsl.resources import template_dir
 
 __all__ = ["Unsupported", "emit"]
 
@@ -43,10 +44,6 @@ def _init(graph: Graph) -> str:
     )
 
 
-def class_name(name: str) -> str:
-    return "".join(p[:1].upper() + p[1:] for p in name.split("_") if p)
-
-
 @dataclass
 class ClassSource:
     """What the template needs of one class."""
@@ -68,7 +65,8 @@ class _Module:
         self.env = environment()
         self.root = Planner(graph).plan()
         classifier = Classifier(graph)
-        classifier.names |= dict.fromkeys(self.helper_classes(), 1) | {class_name(graph.name): 1}
+        taken = {*module_names(), *keyword.kwlist, graph.name, class_name(graph.name)}
+        classifier.names |= dict.fromkeys(taken, 1)
         classifier.classify(self.root)
         self.top = ModuleClass(class_name(graph.name), self.root, [self.root], [list(self.root.steps)])
         classifier.of[self.root] = self.top
@@ -78,12 +76,6 @@ class _Module:
         self.orders = Orders([*self.classes, self.top], classifier.of, given)
         self.helpers: list[str] = []
         self.head = head.find(self.root.steps[-1] if self.root.steps else None, classifier, len(graph.outputs))
-
-    def helper_classes(self) -> set[str]:
-        names: set[str] = set()
-        for path in (template_dir() / "torch").glob("*.py.j2"):
-            names |= set(re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE))
-        return names
 
     # -- source ------------------------------------------------------------------------------------
 
@@ -131,7 +123,7 @@ class _Module:
         for k, step in enumerate(cls.template.steps):
             code = cls.codes[k].construct
             if code and shared.setdefault(step.attr, code) != code:
-                raise Unsupported(f"`{step.attr}` is shared by calls that need different modules")
+                raise Unsupported(f"`{step.attr}` is shared by calls that need different modules", step.span)
             if step.attr in shared and code and any(s.attr == step.attr for s in cls.template.steps[:k]):
                 continue
             if step.node is not None:
@@ -140,21 +132,18 @@ class _Module:
             if not code:
                 continue
             head, _, rest = step.attr.partition(".")
-            if rest:
-                if head not in lists:
-                    lines.append(f"@{head}")
-                lists.setdefault(head, {})[rest] = code
+            if flag := cls.made[k]:
+                if rest and code.startswith("nn.Parameter("):
+                    raise Unsupported(f"some blocks have `{step.attr}` and others do not", step.span)
+                code += f" if {flag} else None"
+            if not rest:
+                lines.append(f"self.{head} = {code}")
                 continue
-            flag = cls.optional[k]
-            lines.append(f"self.{head} = {code}" + (f" if {flag} else None" if flag else ""))
+            if head not in lists:
+                lines.append(f"@{head}")
+            lists.setdefault(head, {})[rest] = code
         for head, codes in lists.items():
-            kind = "Parameter" if next(iter(codes.values())).startswith("nn.Parameter(") else "Module"
-            if listings(cls)[head]:
-                code = f"self.{head} = nn.{kind}List([{', '.join(codes.values())}])"
-            else:
-                items = ", ".join(f'"{name}": {c}' for name, c in codes.items())
-                code = f"self.{head} = nn.{kind}Dict({{{items}}})"
-            lines[lines.index(f"@{head}")] = code
+            lines[lines.index(f"@{head}")] = f"self.{head} = {_listed(head, codes, listings(cls))}"
         return lines
 
     def class_source(self, cls: ModuleClass) -> ClassSource:
@@ -164,11 +153,12 @@ class _Module:
         result = forward.close()
         self.use(forward.helpers)
         body = _tidy([*forward.lines, f"return {result}"] if result else forward.lines or ["return None"])
-        construct = [f"self.{a} = {a}" for a in cls.args if a in forward.kept] + self.construct(cls)
+        construct = [f"self.{a} = {a}" for a in {**cls.args, **cls.flags} if a in forward.kept] + self.construct(cls)
         checkpoints = any("grad_checkpointing" in line for line in body)
         if checkpoints:
             construct.append("self.grad_checkpointing = False")
-        ports = ", ".join(f"{n}: {_annotation(v)}" for n, (_, v) in zip(names, cls.template.inputs, strict=True))
+        ports = [f"{n}: {_annotation(v)}" for n, (_, v) in zip(names, cls.template.inputs, strict=True)]
+        ports += self.arguments(cls, per_use=True)
         returns = [_annotation(v) for v in cls.template.outputs]
         arrow = f"tuple[{', '.join(returns)}]" if len(returns) > 1 else "".join(returns) or "None"
         return ClassSource(
@@ -176,15 +166,16 @@ class _Module:
             self.doc(cls),
             ", ".join(["self", *self.arguments(cls)]),
             construct,
-            f"def forward({', '.join(['self', *([ports] if ports else [])])}) -> {arrow}:",
+            f"def forward({', '.join(['self', *ports])}) -> {arrow}:",
             body,
             checkpoints,
         )
 
-    def arguments(self, cls: ModuleClass) -> list[str]:
-        out = [f"{name}: {_type_of(column)}" for name, column in cls.args.items()]
-        out += [f"{name}: bool" for name in cls.flags]
-        return out + [f"{name}: {SYMBOLS[name]}" for name in sorted(cls.symbols)]
+    def arguments(self, cls: ModuleClass, per_use: bool = False) -> list[str]:
+        """The constructor's arguments and their types, or those of forward besides its inputs."""
+        typed = {name: _type_of(column) for name, column in cls.args.items()} | dict.fromkeys(cls.flags, "bool")
+        out = [f"{name}: {kind}" for name, kind in typed.items() if (name in cls.per_use) == per_use]
+        return out + [f"{name}: {SYMBOLS[name]}" for name in sorted(cls.symbols) if not per_use]
 
     def doc(self, cls: ModuleClass) -> str:
         region = cls.template.region
@@ -402,6 +393,8 @@ class Taps(Forward):
 
     def loop(self, k: int, step: Step) -> None:
         super().loop(k, step)
+        if not step.results:
+            return
         first = step.children[0].region
         value = step.results[0]
         if first.kind == "stage" and first.module in self.stages:
@@ -417,7 +410,9 @@ class Taps(Forward):
         item = self.lines[header].split()[1]
         start = f", {offset}" if offset else ""
         self.lines[header] = f"for i, {item} in enumerate(self.{step.attr}{start}):"
-        self.lines += ["    if i in take:", f"        taken.append({taken})", "    if i == stop:", "        break"]
+        self.lines += ["    if i in take:", f"        taken.append({taken})"]
+        if offset + len(step.children) >= len(self.stages):  # what follows takes no result that is not there
+            self.lines += ["    if i == stop:", "        break"]
 
 
 @dataclass(frozen=True)
@@ -473,6 +468,20 @@ def _init_call(rule: str) -> str:
         ),
         "xavier": "nn.init.xavier_uniform_(module.weight)",
     }[name]
+
+
+def _listed(path: str, codes: Mapping[str, str], numbered: Mapping[str, bool]) -> str:
+    """Source of the list of modules at a path, given that of each by the rest of its own path."""
+    inside: dict[str, dict[str, str]] = {}
+    for rest, code in codes.items():
+        name, _, deeper = rest.partition(".")
+        inside.setdefault(name, {})[deeper] = code
+    made = {n: held[""] if "" in held else _listed(f"{path}.{n}", held, numbered) for n, held in inside.items()}
+    kind = "Parameter" if next(iter(made.values())).startswith("nn.Parameter(") else "Module"
+    if numbered[path]:
+        return f"nn.{kind}List([{', '.join(made.values())}])"
+    items = ", ".join(f'"{name}": {code}' for name, code in made.items())
+    return f"nn.{kind}Dict({{{items}}})"
 
 
 def _named(group: Collection[str], others: Collection[str], negation: str = "") -> str:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from archdsl.backends.torch.axes import FIRST, Orders, optional_groups
-from archdsl.backends.torch.classes import ModuleClass, Ref, StepCode, fill, listings, local_refs, lower
+from archdsl.backends.torch.axes import FIRST, Orders, optional_groups, passed_on
+from archdsl.backends.torch.classes import ModuleClass, Ref, StepCode, fill, listings, local_refs, lower, python_name
 from archdsl.backends.torch.plan import Step
 from archdsl.ir.graph import Value
 from archdsl.ops.base import op_of
@@ -32,7 +32,11 @@ class Forward:
     variables: dict[str, Value] = field(default_factory=dict)
     helpers: list[str] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
-    """Constructor arguments that the forward reads from self."""
+    """Arguments of the constructor that the forward reads from self."""
+    targets: dict[str, tuple[Value, int]] = field(default_factory=dict)
+    """Variables that an optional run of steps sets when it ends: to what, and its last step."""
+    branch: tuple[int, int] = (-1, -1)
+    """The last step of the latest `if`, and how many lines there were after it."""
 
     def __post_init__(self) -> None:
         self.refs = local_refs(self.cls.template)
@@ -52,10 +56,10 @@ class Forward:
         """Names of the inputs, which become variables."""
         names = []
         for i, (wanted, value) in enumerate(self.cls.template.inputs):
-            name = _python_name(wanted)
+            name = python_name(wanted)
             n = 2
             while name in names:
-                name, n = f"{_python_name(wanted)}{n}", n + 1
+                name, n = f"{python_name(wanted)}{n}", n + 1
             names.append(name)
             self.bind(name, value)
             self.order[value] = self.orders.of((id(self.cls), "in", i))
@@ -99,6 +103,8 @@ class Forward:
             operands = [
                 self.operand(v, self.orders.of((*target, i))) for i, v in enumerate(step.operands) if v is not None
             ]
+            given = self.cls.codes[k].numbers
+            operands += [f"{name}={code}" for name, code in self.numbers(k, list(given)).items()]
             return f"{self.access(step.attr)}({', '.join(operands)})"
         axes = self.orders.of((id(self.cls), "op", k))
         if axes not in op_of(step.node).axes:
@@ -121,11 +127,13 @@ class Forward:
         return fill(lowered.expr, holes)
 
     def access(self, attr: str) -> str:
-        """self.qkv, self.pws[0], or self.e1["4"] where the list has gaps."""
-        head, _, rest = attr.partition(".")
-        if not rest:
-            return f"self.{head}"
-        return f"self.{head}[{rest}]" if listings(self.cls)[head] else f'self.{head}["{rest}"]'
+        """self.qkv, self.pws[0], or self.e1["4"] where the list has gaps; loops in loops make lists of lists."""
+        path, *rest = attr.split(".")
+        text, numbered = f"self.{path}", listings(self.cls) if rest else {}
+        for part in rest:
+            text += f"[{part}]" if numbered[path] else f'["{part}"]'
+            path += f".{part}"
+        return text
 
     def numbers(self, k: int, present: Sequence[str]) -> Mapping[str, str]:
         """Source of the numbers an expression mentions: literals, or attributes that the constructor keeps."""
@@ -133,8 +141,8 @@ class Forward:
         out = {}
         for name in present:
             code = codes.numbers[name]
-            for argument in self.cls.args:
-                if re.search(rf"\b{argument}\b", code):
+            for argument in {**self.cls.args, **self.cls.flags}:
+                if argument not in self.cls.per_use and re.search(rf"\b{argument}\b", code):
                     self.kept.add(argument)
                     code = re.sub(rf"\b{argument}\b", f"self.{argument}", code)
             out[name] = code
@@ -154,7 +162,8 @@ class Forward:
             return False
         value = step.results[0]
         readers = self.readers.get(value, [])
-        if len(readers) != 1 or (self.hint(step, 0) and readers[0] != k + 1):
+        given = step.node is None and self.cls.codes[k].numbers
+        if len(readers) != 1 or (self.hint(step, 0) and (given or readers[0] != k + 1)):
             return False
         if any(
             k < first <= readers[0] <= last or (first <= k < readers[0] and k <= last < readers[0])
@@ -201,15 +210,22 @@ class Forward:
             if len(tensors) == 1 and self.code[tensors[0]].isidentifier():
                 wanted.append(self.code[tensors[0]])
             wanted += ["x", *SPARE]
-            free = next(n for n in (*wanted, *(f"v{i}" for i in range(99))) if n and self.free(n, k) and n not in out)
-            free = _python_name(free)
-            out.append(free)
+            taken = {*out, *(n for n, (leave, last) in self.targets.items() if self.outlives(value, leave, last))}
+            wanted += [f"v{i}" for i in range(99)]
+            free = next(n for n in wanted if n and self.free(n, k) and n not in taken)
+            out.append(python_name(free))
         for name, value in zip(out, step.results, strict=True):
             self.bind(name, value)
         return out
 
+    def outlives(self, value: Value, leave: Value, last: int) -> bool:
+        """Whether a value is still read when an optional run of steps, which ends in `last`, has set `leave`."""
+        return value != leave and any(r > last for r in self.readers.get(value, ()))
+
     def free(self, name: str, k: int) -> bool:
         """Whether a variable may be assigned at step k: nothing it holds is read later."""
+        if name in self.cls.per_use:
+            return False
         held = self.variables.get(name)
         if held is not None and any(r > k for r in self.readers.get(held, ())):
             return False
@@ -245,35 +261,53 @@ class Forward:
         once = f"{item}({call})"
         if item == "block":
             once = f"checkpoint({item}, {call}, use_reentrant=False) if self.grad_checkpointing else {once}"
-        self.lines.append(f"    {results} = {once}")
+        self.lines.append(f"    {results} = {once}" if results else f"    {once}")
         for r, value in enumerate(step.results):
             self.bind(arguments[r], value)
             self.order[value] = self.orders.of(self.orders.source(self.cls, ("step", k, r)))
 
     def optional(self, first: int, last: int) -> None:
-        """A run of steps that some instances lack: the variable it starts from is the one it ends in."""
-        steps = self.cls.template.steps
-        entry = steps[first].operands[0]
-        assert entry is not None
-        name = self.code[entry]
-        if not name.isidentifier():
-            self.lines.append(f"x = {name}")
-            name = "x"
-        flag = steps[last].attr if steps[last].attr else steps[first].attr
+        """A run of steps that some instances lack: the variables it starts from are those it ends in."""
+        names: dict[Value, str] = {}
+        for entry, leave in passed_on(self.cls, first, last):
+            name = self.code[entry]
+            if not name.isidentifier() or name in names.values() or any(r > last for r in self.readers[entry]):
+                wanted = [self.orders.given.get(leave, ""), "x", *SPARE]
+                fresh = next(n for n in wanted if n and self.free(n, first - 1) and n not in names.values())
+                self.lines.append(f"{fresh} = {name}")
+                if not name.isidentifier():
+                    self.bind(fresh, entry)
+                name = fresh
+            names[leave] = name
         keep, self.lines = self.lines, []
+        self.targets = {name: (leave, last) for leave, name in names.items()}
         for k in range(first, last + 1):
             self.step(k)
-        end = steps[last].results[0]
-        source = self.code[end]
-        if source != name:
-            if self.lines and source.isidentifier() and self.lines[-1].startswith(f"{source} = "):
-                self.lines[-1] = f"{name} = " + self.lines[-1].removeprefix(f"{source} = ")
-            else:
-                self.lines.append(f"{name} = {source}")
+        self.targets = {}
+        new = {name: self.code[leave] for leave, name in names.items() if self.code[leave] != name}
+        if len(new) == 1 and self.lines and self.lines[-1].startswith(f"{next(iter(new.values()))} = "):
+            name, source = next(iter(new.items()))
+            self.lines[-1] = f"{name} = " + self.lines[-1].removeprefix(f"{source} = ")
+        elif new:
+            self.lines.append(f"{', '.join(new)} = {', '.join(new.values())}")
         body, self.lines = self.lines, keep
-        self.lines.append(f"if {self.access(flag)} is not None:")
-        self.lines += [f"    {line}" for line in body]
-        self.bind(name, end)
+        otherwise = self.branch == (first - 1, len(keep)) and _negation(self.cls.optional[first - 1])
+        header = "else:" if otherwise == self.cls.optional[first] else f"if {self.condition(first, last)}:"
+        self.lines += [header, *(f"    {line}" for line in body)]
+        self.branch = last, len(self.lines)
+        for leave, name in names.items():
+            self.bind(name, leave)
+
+    def condition(self, first: int, last: int) -> str:
+        """When an optional run of steps is run: where an argument says so, or where its module is there."""
+        flag = self.cls.optional[first]
+        if flag.removeprefix("not ") in self.cls.per_use:
+            return flag
+        module = next((k for k in range(last, first - 1, -1) if self.cls.made[k] == flag), None)
+        if module is not None:
+            return f"{self.access(self.cls.template.steps[module].attr)} is not None"
+        self.kept.add(flag)
+        return f"self.{flag}"
 
     def close(self) -> str:
         """The return statement's expression."""
@@ -283,10 +317,8 @@ class Forward:
         return ", ".join(out)
 
 
-def _python_name(name: str) -> str:
-    import keyword
-
-    return name + "_" if keyword.iskeyword(name) or name in ("self", "torch", "math", "nn", "F") else name
+def _negation(condition: str) -> str:
+    return condition.removeprefix("not ") if condition.startswith("not ") else f"not {condition}"
 
 
 def _atomic(text: str) -> bool:

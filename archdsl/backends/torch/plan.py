@@ -62,11 +62,9 @@ class Step:
     """The op's PyTorch by axis order, filled as it is asked for."""
 
     @property
-    def key(self) -> object:
-        """What the step is, wherever it stands: where in the spec it was written."""
-        if self.node is not None:
-            return self.node.op.name, self.attr, str(self.node.span)
-        return "call", self.attr, str(self.children[0].region.span)
+    def span(self) -> Span | None:
+        """Where in the spec it was written."""
+        return self.node.span if self.node is not None else self.children[0].region.span
 
 
 class Planner:

@@ -5,10 +5,14 @@ Weight paths are attribute paths of the emitted module and keys of its state dic
 
 from __future__ import annotations
 
+import builtins
+import functools
 import keyword
+import re
 
 from archdsl.backends.torch.plan import Unsupported
 from archdsl.ir.graph import Graph
+from archdsl.resources import template_dir
 
 MODULE = frozenset(
     [
@@ -142,9 +146,11 @@ MODEL = frozenset(
 
 def check_names(graph: Graph) -> None:
     """Raises Unsupported where a segment of a weight path, or the arch's name, cannot be used."""
-    if keyword.iskeyword(graph.name):
-        span = graph.regions[0].span if graph.regions else None
-        raise Unsupported(f"`{graph.name}` is a word of Python", span, "give the arch another name")
+    name, span = graph.name, graph.regions[0].span if graph.regions else None
+    if keyword.iskeyword(name) or hasattr(builtins, name) or not name.strip("_"):
+        raise Unsupported(f"`{name}` is a word of Python", span, "give the arch another name")
+    if name in module_names():
+        raise Unsupported(f"`{name}` is something that every emitted module uses", span, "give the arch another name")
     owners = [(n.module, n.span) for n in graph.nodes() if n.module]
     owners += [(r.module, r.span) for r in graph.regions if r.module]
     for path, span in owners:
@@ -152,6 +158,21 @@ def check_names(graph: Graph) -> None:
             reason = _taken(segment, whole=at == 0)
             if reason:
                 raise Unsupported(f"`{segment}` in the weight path `{path}` {reason}", span, _HELP)
+
+
+@functools.cache
+def module_names() -> frozenset[str]:
+    """What model.py imports from torch, and may import from layers.py and backbone.py."""
+    found = {"Any", "F", "Sequence", "Tensor", "annotations", "checkpoint", "nn", "torch"}
+    for path in (template_dir() / "torch").glob("*.py.j2"):
+        found |= set(re.findall(r"^(?:class|def) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return frozenset(found)
+
+
+def class_name(name: str) -> str:
+    """The class of an arch: its name in capitals, and another one than that of the function that makes it."""
+    found = "".join(p[:1].upper() + p[1:] for p in name.split("_") if p)
+    return f"{found}Model" if found == name or found in module_names() or keyword.iskeyword(found) else found
 
 
 _HELP = "give the call a label of another name, as in conv@proj[...]"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from archdsl.diagnostics import Span, error
 from archdsl.ir.graph import Graph, Node, Parameter, Value
 from archdsl.testing import Declined, trace
+from archdsl.weights.deploy import fold_weights
 from archdsl.weights.families import by_name, shipped
 from archdsl.weights.geometry import geometry
 from archdsl.weights.match import Link, Matching, match, squeezed
@@ -108,19 +109,21 @@ class Trial:
 # -- two graphs ----------------------------------------------------------------------------------
 
 
-def compare_graphs(a: Graph, b: Graph, weights: str = RANDOM + "0", tolerance: float = TOLERANCE) -> Trial:
+def compare_graphs(
+    a: Graph,
+    b: Graph,
+    weights: str = RANDOM + "0",
+    tolerance: float = TOLERANCE,
+    *,
+    evaluated: Graph | None = None,
+) -> Trial:
     """Runs both on the same weights (`random:SEED`, or a safetensors file in our names) and the same image.
 
-    Raises E-INPUT where their images differ, E-WEIGHTS where a weight is missing or has another shape.
+    `evaluated` is the eval graph of the one in deploy mode: the weights are its, and are folded. Raises E-INPUT where
+    their images differ, E-WEIGHTS where a weight is missing or has another shape, and E-WEIGHT-DEPLOY.
     """
     _same_input(a, b)
-    states = [_state(graph, weights) for graph in (a, b)]
-    alone = [p for p in {**a.params, **b.params} if p not in a.params or p not in b.params]
-    reshaped = [p for p in a.params if p in b.params and a.params[p].shape != b.params[p].shape]
-    remarks = []
-    if alone or reshaped:
-        named = [*alone, *reshaped]
-        remarks.append(f"{len(named)} weights are not the same in both, first `{named[0]}`")
+    states, remarks = _states((a, b), evaluated, weights)
     image = _image(a)
     points: dict[str, Point] = {}
     keys = _keys(a, b), _keys(b, a)
@@ -135,6 +138,22 @@ def compare_graphs(a: Graph, b: Graph, weights: str = RANDOM + "0", tolerance: f
     deviating = tuple(p for p in listed if not p.relative <= tolerance)
     names = (a.name, b.name) if a.name != b.name else (f"{a.name} (1)", f"{b.name} (2)")
     return Trial(names, conditions, listed, deviating, tolerance, tuple(remarks))
+
+
+def _states(graphs: Sequence[Graph], evaluated: Graph | None, weights: str) -> tuple[list[State], list[str]]:
+    """The weights of both, and what is to be said of them."""
+    trained = [evaluated if g.mode == "deploy" and evaluated is not None else g for g in graphs]
+    states = []
+    for graph, source in zip(graphs, trained, strict=True):
+        state = _state(source, weights)
+        states.append(state if source is graph else fold_weights(source, graph, state))
+    a, b = (g.params for g in trained)
+    named = [p for p in {**a, **b} if p not in a or p not in b]
+    named += [p for p in a if p in b and a[p].shape != b[p].shape]
+    remarks = [f"{len(named)} weights are not the same in both, first `{named[0]}`"] if named else []
+    if evaluated is not None:
+        remarks.append("the weights of the deploy graph are made of those of its eval graph")
+    return states, remarks
 
 
 def _keys(graph: Graph, other: Graph) -> dict[Value, list[str]]:

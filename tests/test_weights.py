@@ -10,23 +10,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archdsl.api import Artefact, compile_spec
+from archdsl.api import Artefact, compile_spec, elaborate
 from archdsl.cli import main
+from archdsl.deviation import compare_graphs
 from archdsl.diagnostics import ArchError, Source
 from archdsl.frontend.program import Program
 from archdsl.ir.graph import Graph
+from archdsl.testing import interpret
+from archdsl.weights.deploy import fold_weights
 from archdsl.weights.families import Family, find, read, shipped
-from archdsl.weights.load import Import, check_forward, check_names, export_weights, import_weights
+from archdsl.weights.load import (
+    Import,
+    check_forward,
+    check_names,
+    deploy_weights,
+    export_weights,
+    import_weights,
+)
 from archdsl.weights.match import match
 from archdsl.weights.stores import Stored, execution_order, open_store, read_file, write_file
 from archdsl.weights.transforms import NAMES, Geometry, Transform, TransformError, parse
 from tests.oracle.compare import randomise
+from tests.oracle.keys import STATE_KEYS, listed
+from tests.test_rep import COLLAPSES, state_of
 
 timm = pytest.importorskip("timm")
 pytest.importorskip("safetensors")
 
 MODELS = {arch: model for family in shipped() for arch, model in family.models.items()}
-LIGHT = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "vit_s16", "swinv2_t", "maxvit_t")
+LIGHT = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "deit_ti16", "swinv2_t", "maxvit_t")
 EVERY = [pytest.param(s, marks=() if s in LIGHT else pytest.mark.full) for s in MODELS]
 DERIVED = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "vit_s16", "swinv2_t")
 """Specs whose weights data flow and shapes decide, without a table. MaxViT's tables differ in sign and layout."""
@@ -94,6 +106,30 @@ def test_tables_name_timms_tensors(spec: str) -> None:
     artefact = Program.open(Path(compile_path(spec))).elaborate(spec)
     found = match(artefact, shapes, next(f for f in shipped() if spec in f.models))
     assert not (found.missing or found.unexpected or found.ambiguous)
+
+
+LISTED = {arch: model for arch, model in MODELS.items() if (STATE_KEYS / f"{model}.txt").exists()}
+"""Models whose tensors are written down; they are among those that make the round trip above in every run."""
+
+
+def test_what_is_written_down_is_not_left_out() -> None:
+    assert {*LISTED.values()} == {p.stem for p in STATE_KEYS.glob("*.txt")} and {*LISTED} <= {*LIGHT}
+    assert {*LISTED} == {"swin_t", "convnext_t", "poolformer_s12", "maxvit_t", "pvt_v2_b1", "deit_ti16"}
+
+
+@pytest.mark.parametrize("spec", LISTED)
+def test_exported_names_and_shapes_are_timms(spec: str) -> None:
+    """Ours, those written down, and those of the installed timm."""
+    ours = elaborate(spec)
+    empty = {p: torch.empty(x.shape, device="meta") for p, x in ours.params.items()}
+    wanted = listed(LISTED[spec])
+    assert shapes(export_weights(ours, stored(empty))) == wanted
+    with torch.device("meta"):
+        assert shapes(timm.create_model(LISTED[spec]).state_dict()) == wanted
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(t.shape) for k, t in tensors.items()}
 
 
 def compile_path(spec: str) -> str:
@@ -392,6 +428,127 @@ def test_tables_are_found() -> None:
         find("swan")
 
 
+# -- from training to deployment -----------------------------------------------------------------
+
+ALIKE = 1e-10
+"""Largest difference of float64 results, of the largest, between a `rep def` and the one op it becomes."""
+
+
+def agree(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and float((a - b).abs().max()) <= ALIKE * float(a.abs().max())
+
+
+def pixels(*size: int) -> Tensor:
+    return torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "input", "changes"),
+    [
+        ("repvit_m1", (3, 64, 64), {"depths": [1, 2, 1, 1]}),
+        pytest.param("repvit_m1", (3, 224, 224), {}, marks=pytest.mark.full),
+        pytest.param("overlock_xt", (3, 224, 224), {}, marks=pytest.mark.full),
+    ],
+)
+def test_the_deploy_module_computes_what_the_trained_one_does(
+    spec: str, input: tuple[int, int, int], changes: dict[str, object]
+) -> None:
+    trained, deployed = (compile_spec(spec, input=input, mode=m, overrides=changes) for m in ("eval", "deploy"))
+    theirs = trained.module().double().eval()
+    randomise(theirs)
+    training = elaborate(spec, input=input, mode="train", overrides=changes)
+    only_trained = {p: torch.zeros(x.shape) for p, x in training.params.items() if p not in trained.graph.params}
+    file = stored(theirs.state_dict() | only_trained)
+    ours = deployed.module().double().eval()
+    ours.load_state_dict(deploy_weights(trained.graph, training, deployed.graph, file))
+    assert len(ours.state_dict()) < len(theirs.state_dict())
+    x = pixels(*input)
+    with torch.no_grad():
+        assert agree(theirs(x), ours(x))
+
+
+BODIES = (
+    *(f"rep def f(x: map) = {body}" for body in COLLAPSES),
+    "rep def f(x: map) = conv@a[k = 3, s = 2](x) + conv@b[k = 2, s = 2](x)",
+    "rep def f(x: map) = 3 - conv[k = 3](x)",
+    "rep def f(x: map) = param@a[x.C] - x",
+    "rep def f(x: map) = (x - param@a[x.C]) / param@b[x.C] * (param@c[x.C] + 2)",
+    "rep def f(x: map) = (-param@c[1] * conv[1](x) + x / 2) - bn(x)",
+    "rep def f(x: map) = x |> avg_pool[2] |> conv@a[k = 3, p = 0, d = 2]",
+    "rep def g(x: map) = conv_bn[k = 3](x) + x\nrep def f(x: map) = g@_(x) |> bn@norm",
+    "rep def g(x: vec) = concat(linear@l[3](x) |> bn, param@p[2]) |> linear@m[6] |> interleave[2]\n"
+    "def f(x: map) = g(gap(x))",
+    "rep def g(x: tokens) = x |> bn |> linear@l1[9] |> linear@l2[5]\ndef f(x: map) = gap(g(tokens(x)))",
+    "rep def g(x: vec) = x |> repeat[2] |> bn\ndef f(x: map) = g(gap(x))",
+    "rep def h(x: map) = bn(x) + x\ndef f(x: map) {\n  share s = h\n  return s(relu(s(x)))\n}",
+    "rep def one(x: vec) = x |> bn |> linear@l[7]\nrep def mean2[p: fn, q: fn](x: vec) = (p(x) + q(x)) / 2\n"
+    "def f(x: map) {\n  share p = one\n  share q = one\n  return mean2[p, q](gap(x))\n}",
+    # What looks like a collapsed call, and is none.
+    "def f(x: map) = conv@_[k = 3](relu(x))",
+    "def f(x: map) = relu(conv@_[k = 3](x))",
+    "def f(x: map) = linear@_[7](x)",
+)
+
+
+@pytest.mark.parametrize("defs", BODIES)
+def test_every_body_folds_into_its_deploy_form(defs: str) -> None:
+    torch.manual_seed(0)
+    text = defs + "\narch a {\n  input img: map[3, 12, 12]\n  x = conv@first[4](img)\n  head { return f(x) }\n}\n"
+    trained, deployed = (Program.parse(Source("a.arch", text)).elaborate(mode=m) for m in ("eval", "deploy"))
+    state, x = state_of(trained), pixels(3, 12, 12)
+    folded = fold_weights(trained, deployed, state)
+    assert all(t.dtype == torch.float64 for t in folded.values())
+    assert shapes(folded) == {p: x.shape for p, x in deployed.params.items()}
+    for a, b in zip(interpret(trained, state, x), interpret(deployed, folded, x), strict=True):
+        assert agree(a, b)
+
+
+CONV_BN = """arch a[classes = 5] {
+  input img: map[3, 16, 16]
+  x = img |> conv_bn@one[8, k = 3, s = 2] |> relu |> conv_bn@two[16, k = 5, g = 4] |> relu
+  head { return x |> gap |> linear@fc[classes] }
+}
+"""
+
+
+def test_weights_are_deployed_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+    Path("a.arch").write_text(CONV_BN)
+    trained = compile_spec("a.arch", mode="train").module()
+    randomise(trained)
+    write_file("trained.safetensors", trained.state_dict(), {"license": "mit"})
+    assert main(["export-weights", "a.arch", "trained.safetensors", "--mode", "deploy", "-o", "d.safetensors"]) == 0
+    assert "6 tensors for `a` in deploy mode, made of 14" in capsys.readouterr().out
+    file = read_file("d.safetensors")
+    assert file.metadata == {"format": "pt", "spec": "a", "mode": "deploy", "license": "mit"}
+    assert all(t.dtype == torch.float32 for t in file.tensors.values())
+    deployed = compile_spec("a.arch", mode="deploy").module()
+    deployed.load_state_dict(file.tensors)
+    x = pixels(3, 16, 16).float()
+    with torch.no_grad():
+        assert torch.allclose(deployed.eval()(x), trained.eval()(x), rtol=1e-5, atol=1e-6)
+
+    compare = ["compare", "a.arch", "a.arch", "--mode-b", "deploy", "--weights"]
+    assert main([*compare, "trained.safetensors"]) == 0 and main([*compare, "random:1"]) == 0
+    assert "made of those of its eval graph" in capsys.readouterr().out
+    assert main([*compare, "d.safetensors"]) == 1
+    assert "has no `one.c.weight`" in capsys.readouterr().err
+    assert main(["export-weights", "a.arch", "d.safetensors", "--mode", "deploy"]) == 1
+    assert "E-WEIGHT-MATCH" in capsys.readouterr().err
+
+
+def test_a_deploy_graph_of_another_spec_deviates() -> None:
+    def modes(text: str) -> list[Graph]:
+        return [Program.parse(Source("a.arch", text)).elaborate(mode=m) for m in ("eval", "deploy")]
+
+    (a, _), (evaluated, b) = modes(CONV_BN), modes(CONV_BN.replace("relu |> conv_bn@two", "gelu |> conv_bn@two"))
+    found = compare_graphs(a, b, evaluated=evaluated)
+    assert found.deviating
+
+
 # -- the command line ----------------------------------------------------------------------------
 
 
@@ -411,8 +568,10 @@ def test_commands_there_and_back(tiny: Artefact, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "132 mapped (24 transformed, 0 resized), 0 missing" in out and "agree to" in out and "license: " in out
     assert read_file("ours.safetensors").metadata["model"] == name
-    assert main(["export-weights", name, "ours.safetensors", "--model", name, "-o", "back.safetensors"]) == 0
-    assert Path("back.safetensors").exists()
+    export = ["export-weights", name, "ours.safetensors", "--names", "timm", "--model", name, "-o", "back.safetensors"]
+    assert main(export) == 0
+    assert "132 tensors by timm's names" in capsys.readouterr().out
+    assert shapes(read_file("back.safetensors").tensors) == listed(name)
     assert_equal(read_file("back.safetensors").tensors, read_file("w.safetensors").tensors)
 
 

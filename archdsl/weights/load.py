@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from archdsl.diagnostics import ArchError, Diagnostic, error
 from archdsl.ir.graph import Graph
+from archdsl.weights.deploy import fold_weights
 from archdsl.weights.families import Family, by_name, shipped
 from archdsl.weights.fit import Refusal, fit
 from archdsl.weights.geometry import geometry
@@ -185,6 +186,18 @@ def export_weights(graph: Graph, stored: Stored, *, table: Family | None = None)
             else:
                 out[key] = piece
     return out | {key: _joined(key, found) for key, found in parts.items()}
+
+
+def deploy_weights(graph: Graph, training: Graph, deployed: Graph, stored: Stored) -> dict[str, Tensor]:
+    """The weights of the deploy graph that computes what the eval graph `graph` does with the stored ones.
+
+    What only the training graph has, such as an auxiliary head, may be stored and is left out. Raises E-WEIGHT-MATCH
+    where the file does not hold the spec's weights, and E-WEIGHT-DEPLOY.
+    """
+    alone = training.params.keys() - graph.params.keys()
+    used = replace(stored, tensors={k: t for k, t in stored.tensors.items() if k not in alone})
+    _complete(graph, used)
+    return fold_weights(graph, deployed, used.tensors)
 
 
 def check_forward(module: nn.Module, graph: Graph, found: Import, model: str = "") -> str:

@@ -1,9 +1,13 @@
-"""Turns a timm state dict into one with our weight paths, strictly: nothing missing, nothing left over."""
+"""Turns a timm state dict into one with our weight paths, strictly: nothing missing, nothing left over.
+
+`state_keys/` lists the tensors of some of timm's models, a line each: name and shape, `{0..2}` for several blocks.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -87,6 +91,29 @@ RENAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
         (r"^norm\.", "head.norm."),
         (r"^head\.(weight|bias)$", r"head.fc.\1"),
     ),
+    "sret": (
+        (r"^stem\.0\.", "stem.conv1."),
+        (r"^stem\.1\.", "stem.bn1."),
+        (r"^stem\.3\.", "stem.conv2."),
+        (r"^stem\.4\.", "stem.bn2."),
+        (r"^stem\.6\.", "stem.conv3."),
+        (r"^stem\.7\.", "stem.bn3."),
+        (r"^pos_embed$", "stem.pos_embed"),
+        (r"\.attention\.branch\.", ".f.attn."),
+        (r"\.attention\.norm\.", ".f.norm1."),
+        (r"\.attention\.a\.scale$", ".f.coef1.alpha"),
+        (r"\.attention\.b\.scale$", ".f.coef2.alpha"),
+        (r"\.mlp\.branch\.", ".f.mlp."),
+        (r"\.mlp\.norm\.", ".f.norm2."),
+        (r"\.mlp\.a\.scale$", ".f.coef3.alpha"),
+        (r"\.mlp\.b\.scale$", ".f.coef4.alpha"),
+        (r"\.projections\.", ".non_proj."),
+        (r"(\.non_proj\.\d)\.branch\.", r"\1.mlp."),
+        (r"(\.non_proj\.\d)\.a\.scale$", r"\1.coef1.alpha"),
+        (r"(\.non_proj\.\d)\.b\.scale$", r"\1.coef2.alpha"),
+        (r"^norm\.", "head.norm."),
+        (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    ),
     "repvit": (
         (r"\.(spatial|channel)_downsample\.", r".\1."),
         (r"^head\.head\.", "head.fc."),
@@ -125,6 +152,20 @@ LAYOUTS: Mapping[str, tuple[tuple[str, Callable[[Tensor], Tensor]], ...]] = {
     "maxvit": ((r"relative_position_bias_table$", _by_query),),
 }
 """Where timm stores the same numbers in another order: its key, and what makes the order ours."""
+
+
+STATE_KEYS = Path(__file__).parent / "state_keys"
+
+
+def listed(model: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a timm model's state dict, as they are written down."""
+    out = {}
+    for line in (STATE_KEYS / f"{model}.txt").read_text(encoding="utf-8").splitlines():
+        name, _, shape = line.partition(" ")
+        head, first, last, tail = re.fullmatch(r"([^{]*)(?:\{(\d+)\.\.(\d+)\})?(.*)", name).groups()  # type: ignore[union-attr]
+        numbers = [""] if first is None else range(int(first), int(last) + 1)
+        out |= {f"{head}{n}{tail}": tuple(map(int, shape.split("x"))) if shape else () for n in numbers}
+    return out
 
 
 class KeyMismatch(AssertionError):

@@ -5,28 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import random
-import re
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archdsl.api import compile_spec
 from archdsl.backends.torch.reserved import MODEL, MODULE
 from archdsl.cli import main
 from archdsl.cost import price
-from archdsl.diagnostics import ArchError, Diagnostic, Source, render_all
+from archdsl.diagnostics import ArchError, Diagnostic, Source, Span, render_all
 from archdsl.frontend.program import Program
 from archdsl.resources import specs_dir
+from tests import fuzz
 
 HERE = Path(__file__).parent
 SECONDS = 20.0
@@ -372,7 +371,11 @@ def test_an_interrupt_in_the_middle_of_writing(spec: Path, second: bool) -> None
         sys.exit(main(["build", {str(spec)!r}, "-o", {str(out)!r}]))
     """)
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the shell's background jobs ignore it
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "writing\n"
@@ -384,43 +387,77 @@ def test_an_interrupt_in_the_middle_of_writing(spec: Path, second: bool) -> None
     assert second or not out.exists()
 
 
-# -- specs with a small mistake --------------------------------------------------------------------
+# -- mutated specs ---------------------------------------------------------------------------------
 
-FILES = sorted((*specs_dir().glob("*.arch"), *(HERE / "language").glob("*.arch")), key=lambda p: p.stat().st_size)
-SEEDS = [p.read_text(encoding="utf-8") for p in FILES]
-TOKENS = (
-    *"[](){}=,+-*^.@:|",
-    *["|>", "..", "=>", "->", "0", "1", "7", "-1", "0.5", "none", "true", "relu", "conv", "x"],
+
+def test_mutated_specs() -> None:
+    found = fuzz.run(1, range(200))
+    assert [(o.mutant.number, o.wrong) for o in found if o.wrong] == []
+    assert len({s.code for o in found for s in o.said}) > 10
+
+
+@pytest.mark.full
+def test_many_mutated_specs() -> None:
+    found = list(fuzz.survey(2, 2000, 1))
+    assert len(found) == 2000
+    assert [(o.mutant.number, o.wrong) for o in found if o.wrong] == []
+
+
+@pytest.mark.parametrize(
+    ("status", "printed", "wrong"),
+    [
+        (0, "", False),
+        (1, "error[E-NAME]: unknown name `a`\n", False),
+        (1, "", True),
+        (0, "error[E-NAME]: unknown name `a`\n", True),
+        (1, "Traceback (most recent call last):\n", True),
+        (2, "usage: archdsl\n", True),
+        (70, "error[E-NAME]: unknown name `a`\n", True),
+    ],
 )
-WORD = re.compile(r"\w+|\|>|\.\.|[^\w\s]")
+def test_what_breaks_a_rule_is_seen(
+    status: int, printed: str, wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(_: Sequence[str]) -> int:
+        print(printed, end="", file=sys.stderr)
+        return status
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fuzz, "archdsl", answers)
+    assert bool(fuzz.outcome(fuzz.mutant(0, 0), build=False).wrong) == wrong
 
 
-@st.composite
-def mutated(draw: Callable[[Any], Any]) -> str:
-    """A shipped or test spec with one to three tokens deleted, doubled, exchanged or replaced; small ones first."""
-    text: str = draw(st.sampled_from(SEEDS))
-    for _ in range(draw(st.integers(1, 3))):
-        found = [m.span() for m in WORD.finditer(text)]
-        start, end = draw(st.sampled_from(found))
-        other_start, other_end = draw(st.sampled_from(found))
-        token = draw(st.sampled_from(("", text[start:end] * 2, text[other_start:other_end], *TOKENS)))
-        text = text[:start] + token + text[end:]
-    return text
+def test_what_is_underlined_is_read_off_the_message() -> None:
+    source = Source("a.arch", "let a = conv[3](x,\n  y) + 40")
+    spans = [Span(source, 1, 9, 1, 13), Span(source, 1, 14, 1, 15), Span(source, 1, 9, 2, 5), Span(source, 2, 6, 2, 7)]
+    found = fuzz.said(render_all([Diagnostic("E-NAME", "a title", span) for span in spans]))
+    assert [(s.file, s.line, s.underlined, s.kind) for s in found] == [
+        ("a.arch", 1, "conv", "name"),
+        ("a.arch", 1, "3", "number"),
+        ("a.arch", 1, "conv[3](x,", "several lines"),
+        ("a.arch", 2, "+", "sign"),
+    ]
 
 
-def through_the_pipeline(text: str) -> None:
-    """Parses, resolves, elaborates, prices and emits; only ArchError may come out."""
-    try:
-        compile_spec(text, overrides={})
-    except ArchError as e:
-        render_all(e.diagnostics)
-        assert e.diagnostics
+@pytest.mark.parametrize(
+    ("body", "before", "code"),
+    [
+        ("x = x |> conv[2 ^ 40] |> split[3]", "", "E-SPLIT"),
+        ("x = x |> conv[2 ^ 30] |> gn[7]", "", "E-GROUPS"),
+        ("x = x |> conv[make_div(8, 0.5)]", "", "E-VALUE"),
+        ("input img: map[3, 8, 8]", "", "E-INPUT"),
+        ("for i in 2 { input low: map[3, 8, 8] }", "", "E-INPUT"),
+        ("x = f(x)", "def f(x: map) { input low: map[3, 8, 8] return low }", "E-INPUT"),
+    ],
+)
+def test_what_mutants_have_found(body: str, before: str, code: str) -> None:
+    assert codes(arch(body, before)) == {code}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(mutated())
-def test_mutated_specs(text: str) -> None:
-    through_the_pipeline(text)
+def test_blocks_whose_result_nothing_uses_are_built() -> None:
+    torch = pytest.importorskip("torch")
+    built = compile_spec(arch("blocks i in 2 { y = f(x) }", "def f(x: map) = x |> conv@one[3] |> relu |> conv@two[3]"))
+    assert built.module()(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
 
 
 # -- mistakes that model libraries let through -----------------------------------------------------
@@ -504,6 +541,28 @@ def test_a_label_that_python_has_taken(label: str) -> None:
         compile_spec(arch(f"x = x |> conv@{label}[8]"))
     (wrong,) = caught.value.diagnostics
     assert wrong.code in ("E-LOWERING", "E-RESERVED", "E-SYNTAX") and wrong.span is not None
+
+
+def test_an_arch_of_any_name_runs_or_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    text = arch("x = g(x)", "def g(x: map) = x |> conv@one[3] |> relu |> conv@two[3]")
+    refused = set()
+    for name in ("f", "nn", "F", "Swin", "Tensor", "class", "super", "create", "__", "_b"):
+        try:
+            built = compile_spec(text.replace("arch a", f"arch {name}"))
+        except ArchError as e:
+            assert {d.code for d in e.diagnostics} == {"E-LOWERING"}
+            refused.add(name)
+            continue
+        assert built.module()(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+    assert refused == {"nn", "F", "Tensor", "class", "super", "create", "__"}
+
+
+@pytest.mark.parametrize("name", ["f", "F", "true_", "tensor", "any", "a_model", "A"])
+def test_a_def_of_a_name_that_the_emitted_module_uses(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    text = arch(f"x = {name}(x)", f"def {name}(x: map) = x |> conv@one[3] |> relu |> conv@two[3]")
+    assert compile_spec(text).module()(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
 
 
 def test_what_pytorch_cannot_say_is_told_where() -> None:

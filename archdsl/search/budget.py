@@ -1,0 +1,132 @@
+"""Turns what a user writes of a budget or an objective into a measure of a graph and a bound on it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from archdsl.cost import human
+from archdsl.diagnostics import did_you_mean, error
+from archdsl.search.devices import DTYPES, devices
+from archdsl.search.metrics import METRICS
+
+SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+UNITS = {"FLOPs": "macs", "MACs": "macs", "params": "params", "acts": "activations", "B": "bytes"}
+"""What units count: `FLOPs` are multiply-adds as in the papers, `B` bytes moved per sample by an eager run."""
+NAMES = {"macs": "MACs", "params": "params", "activations": "activations", "bytes": "bytes"}
+OBJECTIVES = ("score", *NAMES)
+PLATFORM = r"(?P<device>[A-Za-z]\w*?)(?:x(?P<batch>[1-9]\d{0,5}))?(?:-(?P<dtype>[a-z]+\d+))?"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Measure:
+    """A number of a graph: a metric per sample, or the predicted seconds a batch takes on a device."""
+
+    metric: str
+    """A name in METRICS, "latency", "score", or the name of an evaluator."""
+    device: str = ""
+    batch: int = 1
+    dtype: str = "bf16"
+
+    def __str__(self) -> str:
+        if self.metric != "latency":
+            return NAMES.get(self.metric, self.metric)
+        return f"latency@{self.device}" + (f"x{self.batch}" if self.batch > 1 else "") + _dtype(self.dtype)
+
+    def shown(self, value: float) -> str:
+        """A value of this measure with its unit."""
+        if self.metric == "latency":
+            return f"{value * 1e3:.3g} ms"
+        if self.metric == "score":
+            return f"{value:.2f}"
+        return human(round(value)) if self.metric in METRICS else f"{value:.5g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that a measure may be."""
+
+    measure: Measure
+    limit: float
+    text: str
+    """As the user wrote it."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A measure to make small, or large."""
+
+    measure: Measure
+    maximize: bool = False
+
+    def __str__(self) -> str:
+        return str(self.measure)
+
+
+def parse_budget(text: str) -> Budget:
+    """The budget that `4GFLOPs`, `30Mparams`, `12Macts`, `600MB` or `2ms@h200` states. Raises E-BUDGET."""
+    found = re.fullmatch(r"(?P<number>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>[A-Za-z]+)(?:@(?P<at>\S+))?", text.strip())
+    if found is None:
+        raise _unclear(text)
+    number, unit, at = float(found["number"]), found["unit"], found["at"]
+    if unit in SECONDS:
+        if at is None:
+            raise error("E-BUDGET", f"`{text}` names no device", help=f"write {text}@{next(iter(devices()))}")
+        return Budget(_latency(at, text), number * SECONDS[unit], text.strip())
+    for name, metric in UNITS.items():
+        scale = unit.removesuffix(name)
+        if unit.endswith(name) and scale in SCALES and at is None:
+            if number <= 0:
+                raise error("E-BUDGET", f"nothing costs at most `{text}`", help="a budget is more than 0")
+            return Budget(Measure(metric), number * SCALES[scale], text.strip())
+    raise _unclear(text)
+
+
+def parse_objective(text: str) -> Objective:
+    """The objective that `score`, `macs`, `params`, `activations`, `bytes` or `latency@h200x64` names.
+
+    The score is made large, costs are made small. Raises E-BUDGET.
+    """
+    name, _, at = text.strip().partition("@")
+    if name == "latency" and at:
+        return Objective(_latency(at, text))
+    lowered = {"flops": "macs", "acts": "activations"}.get(name.lower(), name.lower())
+    if lowered not in OBJECTIVES or at:
+        raise error(
+            "E-BUDGET",
+            f"`{text}` is not an objective",
+            help=did_you_mean(lowered, OBJECTIVES) or f"one of {', '.join(OBJECTIVES)}, or latency@DEVICE",
+        )
+    return Objective(Measure(lowered), maximize=lowered == "score")
+
+
+def _latency(at: str, text: str) -> Measure:
+    found = re.fullmatch(PLATFORM, at)
+    if found is None:
+        raise _unclear(text)
+    device, dtype = found["device"].lower(), found["dtype"] or "bf16"
+    if device not in devices():
+        hint = did_you_mean(device, devices()) or f"known are {', '.join(devices())}"
+        raise error("E-BUDGET", f"unknown device `{found['device']}`", help=hint)
+    if dtype not in DTYPES:
+        raise error("E-BUDGET", f"unknown element type `{dtype}`", help=f"known are {', '.join(DTYPES)}")
+    return Measure("latency", device, int(found["batch"] or 1), dtype)
+
+
+def _unclear(text: str) -> Exception:
+    return error(
+        "E-BUDGET",
+        f"`{text}` is not a budget",
+        help="write a number and a unit: 4GFLOPs, 30Mparams, 12Macts, 600MB, 2ms@h200, 15ms@h200x64",
+    )
+
+
+def _dtype(dtype: str) -> str:
+    return "" if dtype == "bf16" else f"-{dtype}"
+
+
+assert set(NAMES) <= set(METRICS)

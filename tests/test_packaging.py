@@ -31,8 +31,8 @@ def readme_block(marker: str) -> str:
     return found[1]
 
 
-def test_core_needs_four_pure_python_packages() -> None:
-    assert names(PROJECT["project"]["dependencies"]) == {"jinja2", "lark", "networkx", "rich"}
+def test_core_needs_five_packages() -> None:
+    assert names(PROJECT["project"]["dependencies"]) == {"jinja2", "lark", "networkx", "numpy", "rich"}
 
 
 def test_torch_is_an_extra() -> None:

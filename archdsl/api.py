@@ -20,6 +20,8 @@ from archdsl.ops.vocabulary import DuplicateOp, Vocabulary
 if TYPE_CHECKING:
     from torch import nn
 
+    from archdsl.frontend.space import Space
+
 MAX_SIDE = 1 << 16
 """The largest height or width, and number of channels, an input image may have."""
 
@@ -87,6 +89,14 @@ def open_spec(spec: str | Path, ops: Sequence[str | Path] = ()) -> tuple[Program
         return Program.parse(Source("<text>", spec), vocabulary=vocabulary(ops)), None
     found = locate(spec)
     return Program.open(found.path, vocabulary(ops)), found.arch
+
+
+def open_space(spec: str | Path, ops: Sequence[str | Path] = ()) -> Space:
+    """The space that a file (its first), a bare name or FILE:NAME stands for. Raises ArchError."""
+    from archdsl.frontend.space import Space
+
+    found = locate(spec, kind="space")
+    return Space.open(Program.open(found.path, vocabulary(ops)), found.arch)
 
 
 def elaborate(

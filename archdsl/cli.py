@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from archdsl import __version__
 from archdsl.diagnostics import ArchError, Diagnostic, render_all
@@ -129,13 +129,25 @@ def _cost(args: argparse.Namespace) -> int:
 
     costs = price(_elaborate(args, args.spec), args.bytes)
     if args.json:
-        import json
-
-        print(json.dumps(costs.as_dict(args.per, args.count), indent=2))
-    else:
-        _show(costs.table(args.per, args.count))
-        print(costs.convention(args.count))
+        return _print_json(costs.as_dict(args.per, args.count))
+    _show(costs.table(args.per, args.count))
+    print(costs.convention(args.count))
     return FINE
+
+
+def _score(args: argparse.Namespace) -> int:
+    from archdsl.search.evaluators import Evaluations, evaluate
+    from archdsl.search.score import Ratings, rate
+    from archdsl.search.validation import Validation, validate
+
+    found: Evaluations | Ratings | Validation
+    if args.spec == ["eval"]:
+        found = validate()
+    elif args.proxy:
+        found = evaluate([_elaborate(args, spec) for spec in args.spec], [f"proxy:{name}" for name in args.proxy])
+    else:
+        found = rate([_elaborate(args, spec) for spec in args.spec])
+    return _tell(found, args.json)
 
 
 def _show_form(args: argparse.Namespace) -> int:
@@ -151,6 +163,65 @@ def _show_form(args: argparse.Namespace) -> int:
         for name, text in _compile(args, args.spec).files.items():
             print(f"# -- {name}\n{text}", end="")
     return FINE
+
+
+def _search(args: argparse.Namespace) -> int:
+    from archdsl.api import parse_input
+    from archdsl.search.report import as_dict, table
+    from archdsl.search.run import Search, Settings
+    from archdsl.search.watch import watched
+
+    settings = Settings(
+        args.space,
+        tuple(args.budget),
+        tuple(args.objective),
+        args.min_util,
+        args.seed,
+        args.trials,
+        front=args.front,
+        input=None if args.input is None else parse_input(args.input),
+        evaluate=args.evaluate,
+        evaluations=args.evaluations,
+        evolve_space=args.evolve_space,
+    )
+    search = (
+        Search.resumed(args.resume, args.workers, args.time_limit)
+        if args.resume is not None
+        else Search.started(settings, args.output, args.name, args.workers, args.time_limit)
+    )
+    try:
+        with watched(search.settings.trials, quiet=args.json) as watch:
+            study = search.run(watch)
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: archdsl search --resume {search.directory}", file=sys.stderr)
+        raise
+    search.write(study)
+    if args.json:
+        return _print_json(as_dict(study))
+    _show(table(study))
+    for line in (study.sentence, *study.notes, str(search.directory / "best.arch")):
+        print(line)
+    return FINE
+
+
+def _space(args: argparse.Namespace) -> int:
+    from archdsl.api import open_space
+    from archdsl.search.info import survey
+
+    found = survey(open_space(args.space, args.ops), args.samples, bounds=args.bounds)
+    return _tell(found, args.json)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from archdsl.api import vocabulary
+    from archdsl.describe import models, models_table
+
+    found, mistakes = models(vocabulary(args.ops))
+    if args.json:
+        _print_json([model.as_dict() for model in found])
+    else:
+        _show(models_table(found))
+    return _report(mistakes)
 
 
 def _ops(args: argparse.Namespace) -> int:
@@ -201,7 +272,9 @@ def _compare(args: argparse.Namespace) -> int:
     if args.weights is not None:
         from archdsl.deviation import compare_graphs
 
-        return _show_trial(compare_graphs(a, b, args.weights, args.tolerance))
+        deployed = [spec for spec, graph in ((args.a, a), (args.b, b)) if graph.mode == "deploy"]
+        evaluated = _elaborate(args, deployed[0], "eval") if len(deployed) == 1 else None
+        return _show_trial(compare_graphs(a, b, args.weights, args.tolerance, evaluated=evaluated))
     found = compare(a, b)
     _show(found.table())
     print(found.a.convention())
@@ -229,14 +302,7 @@ def _bench(args: argparse.Namespace) -> int:
         ops=args.ops,
         overrides=dict(args.set),
     )
-    if args.json:
-        import json
-
-        print(json.dumps(found.as_dict(), indent=2))
-    else:
-        _show(found.table())
-        print(found.text())
-    return FINE
+    return _tell(found, args.json)
 
 
 def _emit(args: argparse.Namespace) -> int:
@@ -289,18 +355,63 @@ def _export_weights(args: argparse.Namespace) -> int:
     from archdsl.weights.load import check_names, export_weights
     from archdsl.weights.stores import read_file, write_file
 
+    if args.mode == "deploy":
+        return _deploy_weights(args)
     stored = read_file(args.file)
     tensors = export_weights(_elaborate(args, args.spec), stored, table=find(args.table) if args.table else None)
     if args.model:
         check_names(tensors, args.model)
-    print(f"{len(tensors)} tensors by {args.names}'s names" + (f", those of {args.model}" if args.model else ""))
+    print(f"{len(tensors)} tensors by timm's names" + (f", those of {args.model}" if args.model else ""))
     if args.output is not None:
         write_file(args.output, tensors, {"format": "pt", **stored.origin})
         print(args.output)
     return FINE
 
 
+def _deploy_weights(args: argparse.Namespace) -> int:
+    from archdsl.diagnostics import error
+    from archdsl.weights.load import deploy_weights
+    from archdsl.weights.stores import read_file, write_file
+
+    if args.names or args.table or args.model:
+        reason = "no other library's names are known for the weights of a deploy graph"
+        raise error("E-WEIGHTS", reason, help="leave out --names, --table and --model: the names are the spec's")
+    graph, training, deployed = (_elaborate(args, args.spec, mode) for mode in ("eval", "train", "deploy"))
+    stored = read_file(args.file)
+    tensors = deploy_weights(graph, training, deployed, stored)
+    print(f"{len(tensors)} tensors for `{graph.name}` in deploy mode, made of {len(stored.tensors)}")
+    if args.output is not None:
+        write_file(args.output, tensors, {"format": "pt", "spec": graph.name, "mode": "deploy", **stored.origin})
+        print(args.output)
+    return FINE
+
+
 # -- what commands share -------------------------------------------------------------------------
+
+
+class Told(Protocol):
+    """What a command found: as data, as a table, and in words below it."""
+
+    def as_dict(self) -> dict[str, object]: ...
+
+    def table(self) -> RenderableType: ...
+
+    def text(self) -> str: ...
+
+
+def _tell(found: Told, as_json: bool) -> int:
+    if as_json:
+        return _print_json(found.as_dict())
+    _show(found.table())
+    print(found.text())
+    return FINE
+
+
+def _print_json(data: object) -> int:
+    import json
+
+    print(json.dumps(data, indent=2))
+    return FINE
 
 
 def _open(args: argparse.Namespace, spec: str) -> Program:
@@ -411,12 +522,73 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--json", action="store_true", help="print JSON")
     _graph_options(cost)
 
+    score = command("score", _score, "predict how specs rank among published models, and say how far to trust it")
+    score.add_argument("spec", nargs="+", metavar="SPEC", help="or `eval` alone: validate the score on those models")
+    score.add_argument(
+        "--proxy", action="append", default=[], metavar="NAME", help="a zero-cost proxy's number instead (repeatable)"
+    )
+    score.add_argument("--json", action="store_true", help="print JSON")
+    _graph_options(score)
+
+    search = command("search", _search, "search a space for the best architectures within a budget")
+    search.add_argument("--space", default="hybrid", metavar="FILE[:NAME]", help="the space to search (hybrid)")
+    search.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="AMOUNT",
+        help="what it may cost: 4GFLOPs (a multiply-add is one), 30Mparams, 12Macts, 600MB, 2ms@h200; repeatable",
+    )
+    search.add_argument(
+        "--objective",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to trade off: score, macs, params, activations, bytes, latency@h200x64 (score and the space's)",
+    )
+    search.add_argument("--min-util", type=_share, default=0.975, metavar="SHARE", help="of a budget (0.975)")
+    search.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
+    search.add_argument("--trials", type=_positive, default=1_000_000, help="distinct candidates to price (1000000)")
+    search.add_argument("--evaluate", default="", metavar="WHAT", help="then measure: proxy:NAME or latency:local")
+    search.add_argument("--evaluations", type=_positive, default=100, help="candidates to measure (100)")
+    search.add_argument(
+        "--evolve-space",
+        type=_positive,
+        nargs="?",
+        const=16,
+        default=0,
+        metavar="STEPS",
+        help="move the space to where random points are good, in at most so many steps (16), then search there",
+    )
+    search.add_argument("--front", type=_positive, default=32, help="members of the front to write out (32)")
+    search.add_argument("--input", metavar="CxHxW", help="input size; the arch's own by default")
+    search.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="stop then; the result depends on the machine"
+    )
+    search.add_argument("--workers", type=_positive, default=1, help="processes (1); the result is the same")
+    search.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted search")
+    search.add_argument("-o", "--output", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (runs)")
+    search.add_argument("--name", help="directory of the run below it (the space, the budgets and a number)")
+    search.add_argument("--json", action="store_true", help="print JSON")
+
     show = command("show", _show_form, "print what a spec is turned into")
     show.add_argument("spec", metavar="SPEC")
     show.add_argument(
         "--emit", choices=("tree", "ir", "torch"), default="ir", help="syntax tree, graph or PyTorch module (ir)"
     )
     _graph_options(show)
+
+    space = command("space", _space, "say what a space draws, how large it is, and what a sample of it costs")
+    space.add_argument("action", choices=("info",))
+    space.add_argument("space", metavar="SPACE", help="a file, FILE:NAME, or a bare name as `hybrid`")
+    space.add_argument("--samples", type=_positive, default=200, metavar="N", help="points to elaborate (200)")
+    space.add_argument("--bounds", action="store_true", help="prove what no point falls below (up to minutes)")
+    space.add_argument("--json", action="store_true", help="print JSON")
+    _ops_option(space)
+
+    listed = command("list", _list, "list the architectures of ./specs and the shipped ones")
+    listed.add_argument("--json", action="store_true", help="print JSON")
+    _ops_option(listed)
 
     ops = command("ops", _ops, "list the vocabulary, or describe one op")
     ops.add_argument("name", nargs="?", metavar="NAME")
@@ -478,10 +650,12 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--partial", action="store_true", help="take what matches and only warn of the rest")
     _weights_options(imported)
 
-    exported = command("export-weights", _export_weights, "give a spec's weights the names another library uses")
+    exported = command(
+        "export-weights", _export_weights, "give a spec's weights the names another library uses, or its deploy form"
+    )
     exported.add_argument("spec", metavar="SPEC")
     exported.add_argument("file", metavar="FILE", help="a safetensors file of the spec's weights")
-    exported.add_argument("--names", choices=("timm",), default="timm", help="whose names (timm)")
+    exported.add_argument("--names", choices=("timm",), help="whose names (timm; with --mode deploy the spec's)")
     _weights_options(exported)
     return parser
 
@@ -518,6 +692,13 @@ def _setting(text: str) -> tuple[str, str]:
     if not equals or not name.strip().isidentifier() or not value.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name.strip(), value.strip()
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
 
 
 def _positive(text: str) -> int:

@@ -1,18 +1,113 @@
-"""Turns what the compiler holds into pages: the table of the vocabulary, one op's reference, a syntax tree."""
+"""Turns what the compiler holds into pages: the lists of architectures and of ops, one op's reference, a tree."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archdsl.diagnostics import did_you_mean, error
+from archdsl.cost import Costs, human, price
+from archdsl.diagnostics import ArchError, Diagnostic, did_you_mean, error
+from archdsl.frontend.locate import spec_files
+from archdsl.frontend.program import Program
 from archdsl.ops.base import KINDS, Example, Op, ShapeError
 from archdsl.ops.vocabulary import Vocabulary
 from archdsl.syntax.tree import Comment, Tree
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_PAPER = re.compile(r"\b\d{4}\.\d{5}\b")
+
+
+@dataclass(frozen=True)
+class Model:
+    """An architecture as a list shows it: where it stands, its paper's arXiv number ("" unknown), what it costs."""
+
+    name: str
+    file: Path
+    paper: str
+    costs: Costs
+
+    @property
+    def input(self) -> str:
+        return "x".join(map(str, self.costs.input))
+
+    def as_dict(self) -> dict[str, object]:
+        fields = ("name", "resolution", "width", "depth")
+        stages = [{name: getattr(row, name) for name in fields} for row in self.costs.stages]
+        return {
+            "name": self.name,
+            "file": str(self.file),
+            "paper": self.paper,
+            "input": list(self.costs.input),
+            "stages": stages,
+            **self.costs.total.as_dict(),
+        }
+
+
+def models(vocabulary: Vocabulary, directory: Path | None = None) -> tuple[list[Model], list[Diagnostic]]:
+    """The architectures that a bare name stands for, by file, and what is wrong with the files that cannot be read.
+
+    Of two of one name the first counts, as where a name is looked up.
+    """
+    found: dict[str, Model] = {}
+    mistakes: list[Diagnostic] = []
+    read: set[Path] = set()
+    for path in spec_files(Path() if directory is None else directory):
+        if (place := path.resolve()) in read:
+            continue
+        read.add(place)
+        try:
+            for model in models_of(path, vocabulary):
+                found.setdefault(model.name, model)
+        except ArchError as e:
+            mistakes += e.diagnostics
+    return sorted(found.values(), key=lambda model: model.file.name), mistakes
+
+
+def models_of(path: Path, vocabulary: Vocabulary) -> list[Model]:
+    """The architectures of a file that can be built, in its order. Raises ArchError."""
+    program = Program.open(path, vocabulary)
+    names = [name for name in program.archs if program.buildable(name)]
+    return [Model(name, path, _paper(program, name), price(program.elaborate(name))) for name in names]
+
+
+def models_table(models: Sequence[Model]) -> Table:
+    """One line an architecture."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("architecture", no_wrap=True)
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("MACs", justify="right", no_wrap=True)
+    table.add_column("input", no_wrap=True)
+    table.add_column("stages: positions·channels ×blocks")
+    table.add_column("paper", no_wrap=True)
+    table.add_column("file")
+    for model in models:
+        costs = model.costs
+        numbers = human(costs.params), human(costs.macs)
+        file = model.file.name if model.file.is_absolute() else str(model.file)
+        table.add_row(model.name, *numbers, model.input, costs.picture, model.paper, _plain(file))
+    return table
+
+
+def _paper(program: Program, name: str) -> str:
+    """The arXiv number in the comment right above an arch, else the first one of the file's opening comment."""
+    comments = {c.span.line: c.text for c in program.file.comments}
+    arch = program.architectures[name]
+    above = (arch.declared or arch.tree).span.line - 1
+    for line in (above, 1):
+        if found := _PAPER.search(comments.get(line, "")):
+            return found[0]
+    return ""
 
 
 def vocabulary_table(vocabulary: Vocabulary) -> Table:

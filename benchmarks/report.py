@@ -17,7 +17,7 @@ from pathlib import Path
 from archdsl.bench import median_ratio
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("archdsl", "torch", "timm", "lark", "networkx")
+PACKAGES = ("archdsl", "torch", "timm", "lark", "networkx", "numpy", "optuna", "pymoo")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ def save(suite: str, measurements: Sequence[Measurement]) -> Path:
     return path
 
 
+def recorded() -> list[Path]:
+    """The result files that hold measurements; one of another form has its own page."""
+    files = sorted(RESULTS.glob("*.json"))
+    return [path for path in files if "measurements" in json.loads(path.read_text(encoding="utf-8"))]
+
+
 def load(path: Path) -> tuple[dict[str, str], list[Measurement]]:
     """The machine and the measurements of a result file."""
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -101,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prints the table of measurements as markdown.")
     parser.add_argument("files", nargs="*", type=Path, help="result files (default: all under benchmarks/results)")
     arguments = parser.parse_args()
-    print(document(arguments.files or sorted(RESULTS.glob("*.json"))), end="")
+    print(document(arguments.files or recorded()), end="")
 
 
 def _number(value: float, unit: str) -> str:

@@ -23,6 +23,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from archdsl.describe import Model
+    from benchmarks.models import Agreement
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -76,36 +81,63 @@ def excerpt() -> str:
 
 def specs() -> str:
     """A row an architecture: its paper, its costs, and what it is compared with."""
-    from archdsl.api import elaborate
-    from archdsl.cost import price
-    from archdsl.frontend.program import Program
-    from tests.oracle.references import REFERENCES
-
-    references = {r.spec: r.timm for r in REFERENCES}
     rows = ["| architecture | file | paper | input | parameters | GMACs | compared with |"]
     rows.append("|---|---|---|---|---:|---:|---|")
-    for path in sorted((ROOT / "specs").glob("*.arch")):
-        comment = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
-        paper = re.search(r"\d{4}\.\d{5}", comment)
-        link = "" if paper is None else f"[{paper[0]}](https://arxiv.org/abs/{paper[0]})"
-        program = Program.open(path)
-        for name in program.archs:
-            if not program.buildable(name):
-                continue
-            costs = price(elaborate(f"{path}:{name}"))
-            size = "x".join(map(str, costs.input))
-            against = f"timm's `{references[name]}`" if name in references else "nothing"
-            file = f"[{path.name}](specs/{path.name})"
-            cells = (f"`{name}`", file, link, size, f"{costs.params:,}", f"{costs.macs / 1e9:.3f}", against)
-            rows.append(f"| {' | '.join(cells)} |")
+    for model in _models():
+        file = f"[{model.file.name}](specs/{model.file.name})"
+        params, macs = f"{model.costs.params:,}", f"{model.costs.macs / 1e9:.3f}"
+        cells = (f"`{model.name}`", file, _paper(model), model.input, params, macs, _reference(model, ""))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def models() -> str:
+    """A section an architecture: its stages, its costs, and how far it is from what it is compared with."""
+    from archdsl.cost import human
+    from benchmarks.models import records
+
+    found = records()
+    sections = []
+    for model in _models():
+        costs, record = model.costs, found.get(model.name)
+        facts = f"[{model.file.name}](../specs/{model.file.name}), {_paper(model)}"
+        numbers = f"{costs.params:,} parameters, {costs.macs / 1e9:.3f} G multiply-adds"
+        against = f"Compared with {_reference(model, '../')}"
+        if record is not None:
+            against += f": largest relative deviation {record.largest:.1e} (float64), measured {record.date}"
+        drawing = f"```text\n{_drawing(model)}\n```"
+        sections.append(
+            f"### {model.name}\n\n{facts}\n\n{drawing}\n\n{numbers}, {human(costs.activations)} activations. {against}."
+        )
+    return "\n\n".join(sections)
+
+
+def deviations() -> str:
+    """A row an architecture that is compared: what benchmarks/results/models.json holds."""
+    from benchmarks.models import records
+
+    rows = ["| architecture | images | mode | logits | gradients | float32 logits | reference's | measured |"]
+    rows.append("|---|---|---|---:|---:|---:|---:|---|")
+    found = sorted(records().items())
+    for spec, record in found:
+        modes: dict[Agreement, list[str]] = {}
+        for mode, agreement in record.modes.items():
+            modes.setdefault(agreement, []).append(mode)
+        for agreement, names in modes.items():
+            exact, ours, theirs = agreement.exact, agreement.float32, agreement.reference_float32
+            numbers = (f"{n:.1e}" for n in (exact.logits, exact.gradients, ours.logits, theirs.logits))
+            images = f"{record.batch} of {'x'.join(map(str, record.input))}"
+            cells = (f"[`{spec}`](#{spec})", images, " and ".join(names), *numbers, record.date)
+            rows.append(f"| {' | '.join(cells)} |")
+    made_with = {", ".join(f"{name} {number}" for name, number in record.versions.items()) for _, record in found}
+    return "\n".join(rows) + f"\n\nMeasured with {'; '.join(sorted(made_with))}."
 
 
 def benchmarks() -> str:
     """What benchmarks/results holds."""
-    from benchmarks.report import RESULTS, document
+    from benchmarks.report import document, recorded
 
-    results = sorted(RESULTS.glob("*.json"))
+    results = recorded()
     return document(results).strip() if results else "No measurements have been recorded yet."
 
 
@@ -140,9 +172,53 @@ def errors() -> str:
     return "\n".join(rows)
 
 
+def robustness() -> str:
+    """What benchmarks/results/fuzz.json holds."""
+    from tests.fuzz import document
+
+    return document()
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
-    f.__name__: f for f in (spec, excerpt, specs, benchmarks, ops, reserved, errors)
+    f.__name__: f for f in (spec, excerpt, specs, models, deviations, benchmarks, ops, reserved, errors, robustness)
 }
+
+
+def _models() -> list[Model]:
+    """The shipped architectures, by file."""
+    from archdsl.describe import models_of
+    from archdsl.ops.vocabulary import Vocabulary
+
+    return [m for path in sorted((ROOT / "specs").glob("*.arch")) for m in models_of(path, Vocabulary.of())]
+
+
+def _paper(model: Model) -> str:
+    return f"[{model.paper}](https://arxiv.org/abs/{model.paper})" if model.paper else ""
+
+
+def _reference(model: Model, root: str) -> str:
+    """What an architecture is compared with, as a link from a page to which the checkout is `root`."""
+    from tests.oracle.written import TWINS
+
+    source = TWINS[model.name].source if model.name in TWINS else "nothing"
+    return f"[{Path(source).name}]({root}{source})" if source.endswith(".py") else source
+
+
+def _drawing(model: Model) -> str:
+    """A line a stage: its positions and channels, a mark for each block, its parameters and multiply-adds."""
+    from archdsl.cost import human
+
+    lines = [("image", "x".join(map(str, model.costs.input[1:])), str(model.costs.input[0]), "", "", "")]
+    for row in model.costs.per("stage"):
+        width = "" if row.width is None else str(row.width)
+        cost = human(row.cost.params), human(row.cost.macs)
+        lines.append((row.name, row.resolution, width, "▪" * row.depth, *cost))
+    wide = [max(len(line[i]) for line in lines) for i in range(6)]
+    return "\n".join(
+        f"{name:<{wide[0]}}  {size:>{wide[1]}} {'·' if size else ' '} {width:>{wide[2]}}  {blocks:<{wide[3]}}  "
+        f"{params:>{wide[4]}}  {macs:>{wide[5]}}".rstrip()
+        for name, size, width, blocks, params, macs in lines
+    )
 
 
 def _cell(text: str) -> str:

@@ -21,6 +21,8 @@ from archdsl.cli import main
 from archdsl.diagnostics import ArchError
 from archdsl.explain import catalogue, explain
 from archdsl.frontend.locate import locate
+from archdsl.frontend.program import Program
+from archdsl.resources import specs_dir
 
 TINY = (
     "arch tiny[dim = 8, classes = 10] {\n  input img: map[3, 16, 16]\n"
@@ -108,7 +110,10 @@ def test_interrupt_of_a_process(tmp_path: Path, sent: signal.Signals) -> None:
     os.mkfifo(fifo)
     with (
         subprocess.Popen(
-            [sys.executable, "-m", "archdsl", "check", str(fifo)], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "archdsl", "check", str(fifo)],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the shell's background jobs ignore it
         ) as child,
         open(fifo, "w"),
     ):  # returns when the child has opened it for reading
@@ -182,6 +187,13 @@ def test_cost_prints_its_convention(run: Run) -> None:
             assert status == 0 and words in out and "total" in out
 
 
+def test_cost_takes_an_input_and_a_width(run: Run) -> None:
+    found = [json.loads(run("cost", "tiny.arch", "--json", *more)[1]) for more in ((), ("--bytes", "2"))]
+    assert found[1]["total"]["bytes"] * 2 == found[0]["total"]["bytes"] > 0
+    _, out, _ = run("cost", "tiny.arch", "--json", "--input", "3x8x32")
+    assert json.loads(out)["input"] == [3, 8, 32] and json.loads(out)["rows"][0]["resolution"] == "8x32"
+
+
 def test_fmt(run: Run) -> None:
     ugly = TINY.replace(", ", ",").replace(" = ", "=")
     Path("tiny.arch").write_text(ugly)
@@ -202,6 +214,39 @@ def test_fmt_leaves_a_broken_file_and_formats_the_others(run: Run) -> None:
     status, out, err = run("fmt", "broken.arch", "tiny.arch")
     assert status == 1 and out == "tiny.arch: reformatted\n" and "broken.arch" in err
     assert Path("broken.arch").read_text() == "arch {"
+
+
+def test_list(run: Run) -> None:
+    status, out, err = run("list")
+    assert (status, err) == (0, "")
+    line = next(line for line in out.splitlines() if line.split()[:1] == ["swin_t"])
+    for fact in ("28.29M", "4.49G", "3x224x224", "2103.14030", "swin_t.arch", "14x14·384 ×6 → 7x7·768 ×2"):
+        assert fact in line
+    listed = [line.split()[0] for line in out.splitlines() if ".arch" in line]
+    declared = [name for path in specs_dir().glob("*.arch") for name in Program.open(path).archs]
+    assert sorted(listed) == sorted(declared)
+
+
+def test_list_as_json_is_what_cost_says(run: Run) -> None:
+    found = {model["name"]: model for model in json.loads(run("list", "--json")[1])}
+    for name in ("vit_s16", "overlock_xt"):
+        costs = json.loads(run("cost", name, "--json")[1])
+        assert {key: found[name][key] for key in costs["total"] if key != "flops"}.items() <= costs["total"].items()
+        assert found[name]["input"] == costs["input"]
+        stages = [{k: row[k] for k in ("name", "resolution", "width", "depth")} for row in costs["rows"]]
+        assert found[name]["stages"] == [stage for stage in stages if stage["depth"]]
+    assert found["vit_s16_18x2"]["paper"] == "2203.09795" and found["vit_b16"]["paper"] == "2010.11929"
+
+
+def test_list_takes_local_specs_first_and_tells_of_broken_ones(run: Run) -> None:
+    Path("specs").mkdir()
+    Path("specs/mine.arch").write_text(TINY + TINY.replace("tiny", "swin_t"))
+    Path("specs/wrong.arch").write_text(TINY.replace("gap", "gapp"))
+    status, out, err = run("list")
+    assert status == 1 and err.count("error[") == 1 and "wrong.arch" in err
+    rows = {line.split()[0]: line for line in out.splitlines() if ".arch" in line}
+    assert "3x16x16" in rows["tiny"] and "specs/mine.arch" in rows["swin_t"] and "3x16x16" in rows["swin_t"]
+    assert "convnext_t" in rows
 
 
 def test_ops(run: Run) -> None:
@@ -303,6 +348,8 @@ def test_build(run: Run) -> None:
     before = {p.name: p.read_bytes() for p in place.iterdir()}
     assert run("build", "tiny.arch")[0] == 0
     assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+    assert run("build", "tiny.arch", "--set", "dim=16")[0] == 0
+    assert json.loads((place / MANIFEST).read_text())["overrides"] == {"dim": "16"}
 
 
 def test_build_of_several_specs_prints_a_line_each(run: Run) -> None:
@@ -346,6 +393,30 @@ def test_an_interrupted_build_can_be_repeated(tmp_path: Path) -> None:
     assert (tmp_path / "b.py").read_text() == "2\n"
 
 
+def test_an_interrupted_move_leaves_whole_files_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (dict.fromkeys(("a.py", "b.py"), line * 1000) for line in ("1\n", "2\n"))
+    replace = os.replace
+    for done in range(3):
+        place, left = tmp_path / str(done), done
+        write_package(place, old, {})
+
+        def moved(source: str, target: str) -> None:
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+            replace(source, target)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "replace", moved)
+            write_package(place, new, {})
+        assert all((place / name).read_text() in (old[name], new[name]) for name in old)
+        write_package(place, new, {})  # not refused as edited by hand
+        assert all((place / name).read_text() == new[name] for name in new)
+
+
 @pytest.mark.parametrize("damage", ["[]", "{", '{"files": 3}', '{"files": {"../../x": "0"}}', "\xff"])
 def test_a_damaged_manifest_protects_nothing_and_harms_nothing(tmp_path: Path, damage: str) -> None:
     (tmp_path / MANIFEST).write_text(damage, encoding="latin-1")
@@ -376,7 +447,8 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.Mo
     write_package(tmp_path, {"a.py": "1\n"}, {})
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def full(*_: object) -> None:
+    def full(path: Path, text: str) -> None:
+        path.write_text(text[:1])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("archdsl.backends.write._write", full)
@@ -416,12 +488,26 @@ def test_load_gives_a_working_module(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert type(again) is type(module) and again is not module
 
 
+def test_a_changed_file_in_the_cache_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    package = sys.modules[type(archdsl.load(TINY, dim=4)).__module__.partition(".")[0]]
+    assert package.__file__ is not None and Path(package.__file__).is_relative_to(tmp_path)
+    model = Path(package.__file__).with_name("model.py")
+    sound = model.read_text()
+    model.write_text("raise SystemExit\n")
+    for name in [n for n in sys.modules if n.partition(".")[0] == package.__name__]:
+        monkeypatch.delitem(sys.modules, name)
+    archdsl.load(TINY, dim=4)
+    assert model.read_text() == sound
+
+
 def test_the_function_cost_is_not_hidden_by_the_module_of_that_name() -> None:
     script = "import archdsl.cost; from archdsl.cost import price; import archdsl; archdsl.cost('swin_t')"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("command", [["check", "swin_t"], ["explain"], ["--version"]])
+@pytest.mark.parametrize("command", [["check", "swin_t"], ["list", "--json"], ["explain"], ["--version"]])
 def test_commands_import_only_what_they_need(command: list[str]) -> None:
     script = (
         f"import sys; from archdsl.cli import main\ntry: main({command})\nexcept SystemExit: pass\n"

@@ -1,0 +1,427 @@
+"""Turns a search problem into a directory of results: generation after generation, resumable at every one of them.
+
+`.state` holds the last generation whole and a log of the points seen; study.jsonl has a line a generation. Both are on
+disk before the next generation starts, and what a generation draws depends on the seed and its number alone, so an
+interrupted search goes on as if nothing had happened, and neither that nor the number of workers changes the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from multiprocessing import get_context
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from archdsl import __version__
+from archdsl.backends.write import write_file
+from archdsl.diagnostics import error
+from archdsl.frontend.locate import locate
+from archdsl.frontend.program import Program
+from archdsl.frontend.space import Space
+from archdsl.ir.hash import canonical_hash
+from archdsl.search.archive import Archive, hypervolume
+from archdsl.search.budget import Measure, Objective, parse_budget, parse_objective
+from archdsl.search.evaluators import Evaluation, evaluator
+from archdsl.search.evolve import Evaluated, Evolution, State
+from archdsl.search.feasibility import reachable
+from archdsl.search.funnel import Evaluate, measured
+from archdsl.search.genome import Points
+from archdsl.search.metrics import METRICS
+from archdsl.search.problem import Problem
+from archdsl.search.published import Published, nearest
+from archdsl.search.sources import copied, variant_file
+from archdsl.search.store import SETTINGS, STATE, Store
+from archdsl.search.study import Member, Progress, Study
+from archdsl.search.subspace import Course, Subspace
+
+TRIALS = 1_000_000
+"""Distinct candidates that a search sees unless told otherwise."""
+FRONT = 32
+"""Members of the front that are written out."""
+UTILIZATION = 0.975
+EVALUATED = 100
+"""Candidates that are measured, where something is measured."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a search is: the same settings give the same result."""
+
+    space: str
+    """FILE, FILE:NAME, or the bare name of a shipped space."""
+    budgets: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
+    utilization: float = UTILIZATION
+    seed: int = 0
+    trials: int = TRIALS
+    generation: int = 8192
+    front: int = FRONT
+    input: tuple[int, int, int] | None = None
+    evaluate: str = ""
+    """What is measured of candidates that the analytic search kept: `proxy:NAME`, `latency:local`."""
+    evaluations: int = EVALUATED
+    evolve_space: int = 0
+    """How often the space moves, at most, before it is searched."""
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Raises what reading the space, the budgets and the objectives raises."""
+        budgets = [parse_budget(text) for text in self.budgets]
+        objectives = [parse_objective(text) for text in self.objectives]
+        found = locate(self.space, kind="space")
+        space = Space.open(Program.open(found.path), found.arch)
+        return Problem.of(space, budgets, objectives, self.utilization, self.input)
+
+
+@dataclass
+class Search:
+    """One search in its directory."""
+
+    settings: Settings
+    directory: Path
+    workers: int = 1
+    time_limit: float | None = None
+    """Seconds after which it stops, whatever it has: the result then depends on the machine."""
+    history: list[Progress] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    moves: dict[str, object] = field(default_factory=dict)
+    """How the space moved before it was searched, for run.toml."""
+
+    @staticmethod
+    def started(
+        settings: Settings, output: Path, name: str | None = None, workers: int = 1, time_limit: float | None = None
+    ) -> Search:
+        """A search in a new directory below `output`. Raises E-RUN where `name` is taken."""
+        problem = settings.problem
+        if settings.evaluate:
+            evaluator(settings.evaluate)
+        usual = "-".join([problem.space.declared.name.id, *(b.text for b in problem.budgets)])
+        taken = (output / (name or usual)).exists()
+        if taken and name is not None:
+            raise error(
+                "E-RUN",
+                f"`{output / name}` exists",
+                help=f"go on with it: --resume {output / name}, or choose another name",
+            )
+        number = 2
+        while taken and (output / f"{usual}-{number}").exists():
+            number += 1
+        directory = output / (name or (f"{usual}-{number}" if taken else usual))
+        found = locate(settings.space, kind="space")
+        place = str(found.path.resolve()) + (f":{found.arch}" if found.arch is not None else "")
+        record = {**asdict(settings), "space": place, "sources": copied(problem.space)[0]}
+        try:
+            (directory / STATE).mkdir(parents=True)
+        except OSError as e:
+            raise error("E-RUN", f"cannot make `{directory}`: {e.strerror}") from e
+        write_file(directory / STATE / SETTINGS, json.dumps(record, indent=1) + "\n")
+        return Search(settings, directory, workers, time_limit)
+
+    @staticmethod
+    def resumed(directory: Path, workers: int = 1, time_limit: float | None = None) -> Search:
+        """The search of a directory. Raises E-RUN where there is none."""
+        try:
+            record = json.loads((directory / STATE / SETTINGS).read_text(encoding="utf-8"))
+            sources = record.pop("sources")
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+            settings = Settings(**given)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+            raise error(
+                "E-RUN", f"`{directory}` holds no search that could go on", help="start one without --resume"
+            ) from e
+        if copied(settings.problem.space)[0] != sources:
+            raise error(
+                "E-RUN",
+                f"the space has changed since the search in `{directory}` began",
+                help="what it found so far would not fit: start one without --resume",
+            )
+        return Search(settings, directory, workers, time_limit)
+
+    def run(self, watch: Callable[[Progress], None] = lambda p: None) -> Study:
+        """Runs to the end, from where the directory's last generation stands. Raises E-RUN, E-BUDGET, E-INFEASIBLE."""
+        started = time.monotonic()
+        problem = self.settings.problem
+        if problem.budgets:
+            share = reachable(problem, self.settings.seed)
+            if share < problem.utilization:
+                self.notes.append(f"no candidate was found that uses more than {share:.1%} of a budget")
+                problem = problem.loosened()
+        with Store(self.directory) as store, self.priced(problem) as price:
+            part = self.part(problem, price)
+            for state in self.states(problem, part, price, store, started, watch):
+                last = state
+            last = part.restored(last)
+            if self.settings.evaluate:
+                return self.measured(problem, last)
+        return self.study(problem, last.archive)
+
+    def part(self, problem: Problem, price: Callable[[Points], Evaluated]) -> Subspace:
+        """What is searched of the space: all of it, unless it moves first."""
+        settings, draws, objective = self.settings, problem.pricer.draws, problem.objectives[0]
+        if not settings.evolve_space:
+            return Subspace.of(draws.genome)
+        course = Course.of(draws, price, settings.seed, settings.evolve_space)
+        self.notes.append(course.told(objective))
+        self.moves = course.recorded(draws, objective)
+        return course.part
+
+    def measured(self, problem: Problem, state: State) -> Study:
+        """The front of what is measured of the candidates that the analytic search kept."""
+        settings, chosen = self.settings, evaluator(self.settings.evaluate)
+        if not chosen.reproducible:
+            self.notes.append(f"{chosen.name} is measured: not reproducible")
+        with self.evaluating() as evaluate:
+            archive, values = measured(
+                problem, state, chosen, evaluate, settings.evaluations, settings.seed, self.directory
+            )
+        objective = Objective(Measure(chosen.name), chosen.direction == "maximize")
+        others = (o for o in problem.objectives if o.measure.metric != "score")
+        replaced = replace(problem, objectives=(objective, *others))
+        vars(replaced)["pricer"] = problem.pricer
+        return self.study(replaced, archive, {Measure(chosen.name): values})
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[Evaluate]:
+        """The evaluation of points, here or in several processes."""
+        if self.workers <= 1:
+            yield lambda rows: map(partial(_evaluated, self.settings), rows)
+            return
+        with self.pool() as pool:
+            yield lambda rows: pool.map(_evaluate, rows)
+
+    def pool(self) -> ProcessPoolExecutor:
+        """Processes that know the problem."""
+        plain = replace(self.settings)  # without the problem, which each makes for itself
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (plain,))
+
+    # -- generations -----------------------------------------------------------------------------------
+
+    def states(
+        self,
+        problem: Problem,
+        part: Subspace,
+        price: Callable[[Points], Evaluated],
+        store: Store,
+        started: float,
+        watch: Callable[[Progress], None],
+    ) -> Iterator[State]:
+        """The states from the last one on disk, or the first, to the final one; each is on disk when it comes."""
+        settings = self.settings
+        evolution = Evolution(
+            part.genome,
+            lambda points: price(part.widened(points)),
+            len(problem.objectives),
+            settings.seed,
+            part.narrowed(problem.seeds),
+            size=settings.generation,
+        )
+        state, self.history = store.last(evolution.start())
+        before = self.history[-1].seconds if self.history else 0.0
+        yield state
+        known = state.distinct
+        for after in evolution.run(state, settings.trials):
+            state = after
+            seconds = before + time.monotonic() - started
+            progress = self.progress(state, seconds)
+            store.save(state, progress, known)
+            known = state.distinct
+            self.history.append(progress)
+            watch(progress)
+            yield state
+            if self.time_limit is not None and seconds > self.time_limit:
+                self.notes.append(f"stopped by the time limit after {state.distinct} candidates: not reproducible")
+                return
+
+    def progress(self, state: State, seconds: float) -> Progress:
+        front = state.archive.objectives
+        box = next((np.array(p.box) for p in self.history if p.box), None)
+        if box is None and len(front) > 1:
+            low, high = front.min(axis=0), front.max(axis=0)
+            box = np.stack([high + 0.1 * (high - low), np.maximum(high - low, 1e-12)])
+        volume = 0.0 if box is None else hypervolume(front, box[0]) / float(np.prod(box[1]))
+        counts = (state.generation, state.priced, state.distinct, state.feasible, len(state.archive))
+        return Progress(*counts, volume, seconds, () if box is None else tuple(map(tuple, box.tolist())))
+
+    @contextlib.contextmanager
+    def priced(self, problem: Problem) -> Iterator[Callable[[Points], Evaluated]]:
+        """The problem as a function of points, computed here or by several processes."""
+        if self.workers <= 1:
+            yield problem
+            return
+        with self.pool() as pool:
+            yield lambda points: _together(pool, points, self.workers, problem.utilization)
+
+    # -- results -----------------------------------------------------------------------------------------
+
+    def study(
+        self,
+        problem: Problem,
+        archive: Archive,
+        measured: Mapping[Measure, Mapping[tuple[int, ...], float]] = MappingProxyType({}),
+    ) -> Study:
+        """The front as architectures, each elaborated once more and compared with what was predicted."""
+        chosen = archive.thinned(self.settings.front)
+        if not len(chosen):
+            raise error(
+                "E-INFEASIBLE",
+                f"no candidate was found that keeps to {' and '.join(map(str, problem.budgets))}",
+                help="allow more, or lower --min-util",
+            )
+        published = Published.read()
+        found = [self.member(problem, row, published, measured) for row in chosen.points]
+        unique = {m.hash: m for m in reversed(found)}
+        first = problem.objectives[0]
+
+        def place(m: Member) -> tuple[float, ...]:
+            value = m.score if first.measure == Measure("score") else m.measures[first.measure]
+            return (-value if first.maximize else value, *m.measures.values())
+
+        members = sorted(unique.values(), key=place)
+        space = problem.space
+        return Study(
+            self.directory.name,
+            f"{space.program.path.name}:{space.declared.name.id}",
+            space.size,
+            problem.budgets,
+            problem.objectives,
+            self.resolved(problem),
+            tuple(members),
+            tuple(self.history),
+            archive.digest(),
+            problem.score.sentence,
+            tuple(self.notes),
+        )
+
+    def write(self, study: Study) -> None:
+        """Puts the results beside the log: each file whole or not at all, best.arch last. Raises E-WRITE."""
+        from archdsl.search import report
+
+        space = self.settings.problem.space
+        home, files = copied(space)
+        texts = {f"front/{place}": text for place, text in files.items()}
+        for member in study.members:
+            point = self.settings.problem.pricer.draws.point(member.genes)
+            comment = f"{member.stages}; {', '.join(f'{m.shown(v)} {m}' for m, v in member.measures.items())}"
+            texts[f"front/{member.id}.arch"] = variant_file(space, point, member.id, home, comment)
+            if member is study.best:
+                best = variant_file(space, point, member.id, f"front/{home}", comment)
+        texts |= {
+            "pareto.csv": report.pareto_csv(study),
+            "pareto.svg": report.pareto_svg(study),
+            "pareto.html": report.pareto_html(study),
+            "report.md": report.report_md(study),
+            "run.toml": report.run_toml(study),
+            "best.arch": best,
+        }
+        for name, text in texts.items():
+            place = self.directory / name
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise error("E-WRITE", f"cannot write `{place}`: {e.strerror}") from e
+            write_file(place, text)
+
+    def member(
+        self,
+        problem: Problem,
+        row: Points,
+        published: Published,
+        measured: Mapping[Measure, Mapping[tuple[int, ...], float]],
+    ) -> Member:
+        from archdsl.search.report import stages_of
+
+        point = problem.pricer.draws.point(row)
+        space = problem.space
+        graph = space.program.elaborate(space.declared.base.id, overrides=point.overrides, input=self.settings.input)
+        metrics, priced = problem.pricer.whole(graph), problem.pricer.price(row[None])
+        if list(metrics) != priced.metrics[0].tolist():
+            raise AssertionError(f"predicted {priced.metrics[0].tolist()}, elaborated {list(metrics)}: {point.draws}")
+        digest = canonical_hash(graph)
+        mean, spread = problem.score.predict(priced.metrics[:, : len(METRICS)])
+        shown = [Measure(m) for m in ("params", "macs", "activations", "bytes")] + list(problem.latencies)
+        measures = {m: values[tuple(row.tolist())] for m, values in measured.items()}
+        measures |= {m: float(problem.value(m, priced)[0]) for m in shown}
+        name = f"cand_{digest[:8]}"
+        return Member(
+            name,
+            space.variant_text(point, name),
+            tuple(int(g) for g in row),
+            digest,
+            float(mean[0]),
+            float(spread[0]),
+            measures,
+            nearest(published, dict(zip(METRICS, metrics, strict=False))),
+            stages_of(graph),
+        )
+
+    def resolved(self, problem: Problem) -> dict[str, object]:
+        """The configuration with every default filled in."""
+        settings = self.settings
+        home, _ = copied(problem.space)
+        found: dict[str, object] = {
+            "archdsl": __version__,
+            "numpy": np.__version__,
+            "space": f"{problem.space.program.path.name}:{problem.space.declared.name.id}",
+            "sources": home,
+            "budgets": [str(b) for b in problem.budgets],
+            "objectives": [str(o) for o in problem.objectives],
+            "convention": "one multiply-add counts as one FLOP; per sample",
+            "min_util": problem.utilization,
+            "seed": settings.seed,
+            "trials": settings.trials,
+            "generation": settings.generation,
+            "front": settings.front,
+            "input": list(settings.input or ()),
+            "score": problem.score.name,
+        }
+        if settings.evaluate:
+            found |= {"evaluate": settings.evaluate, "evaluations": settings.evaluations}
+        if settings.evolve_space:
+            found["evolve_space"] = settings.evolve_space
+        return found | self.moves
+
+
+# -- several processes ---------------------------------------------------------------------------------
+
+
+def _evaluated(settings: Settings, row: tuple[int, ...]) -> Evaluation:
+    """What the settings' evaluator finds of one point."""
+    problem = settings.problem
+    point = problem.pricer.draws.point(row)
+    base = problem.space.declared.base.id
+    graph = problem.space.program.elaborate(base, overrides=point.overrides, input=settings.input)
+    return evaluator(settings.evaluate).evaluate(graph, settings.seed)
+
+
+_settings: Settings | None = None
+"""Those of the search that this process works for."""
+
+
+def _begin(settings: Settings) -> None:
+    global _settings
+    _settings = settings
+
+
+def _evaluate(row: tuple[int, ...]) -> Evaluation:
+    assert _settings is not None
+    return _evaluated(_settings, row)
+
+
+def _price(points: Points, utilization: float) -> Evaluated:
+    assert _settings is not None
+    problem = _settings.problem
+    return (problem if problem.utilization == utilization else problem.loosened())(points)
+
+
+def _together(pool: Executor, points: Points, parts: int, utilization: float) -> Evaluated:
+    found = list(pool.map(_price, np.array_split(points, parts), [utilization] * parts))
+    return Evaluated.joined(found)

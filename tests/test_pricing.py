@@ -118,6 +118,75 @@ def test_pieces_add_up_however_an_arch_is_written(body: str) -> None:
     assert agree(space(body, ITEMS), 40)[0] >= 20
 
 
+STEM = "  x = conv@stem[8, k = 4, s = 4](img)\n"
+LOCAL = {
+    "comprehension": "  stage i in 2 -> x { x = conv[sum([dims[i] for i in 2])](x) }",
+    "for": "  stage i in 2 -> x { for i in 2 { x = conv[dims[i]](x) } }",
+    "blocks": "  stage i in 2 -> x { blocks i in 2 { x = conv[dims[i]](x) } }",
+    "fn": "  stage i in 2 -> x { f = fn(i) => dims[i]\n x = conv[f(1)](x) }",
+    "stage": "  stage i in 2 -> x { i = 1 - i\n if i > 0 { x = conv[dims[i]](x) } }",
+    "parameter": "  classes = depths[0]\n  stage i in classes -> x { x = conv[12](x) }",
+}
+
+
+@pytest.mark.parametrize("body", LOCAL.values(), ids=LOCAL)
+def test_a_name_stands_for_what_is_nearest(body: str) -> None:
+    assert agree(space(STEM + body, ITEMS), 24)[0] >= 12
+
+
+PATTERNS = "pat: list = [[8, 8], [8, 8]], n = 1, depths: int[2] = 1"
+DRAWN = "pat = [{[8, 16] | [16, 24]}, {[8, 12] | [16, 16]}]\nn = {1..2}\ndepths = [{0..3}, {1..4}]"
+
+
+@pytest.mark.parametrize("at", ["pat[i][j % n]", "pat[i][(j + n) % 2]", "sum([pat[i][(j + k) % 2] for k in n])"])
+def test_what_finds_an_iteration_its_value_may_be_drawn(at: str) -> None:
+    body = STEM + f"  stage i in 2 -> x {{ blocks j in depths[i] {{ x = conv[{at}](x) }} }}"
+    assert agree(space(body, DRAWN, PATTERNS), 40)[0] == 40
+
+
+def test_iterations_may_pass_on_what_only_they_use() -> None:
+    body = "  x = conv[16](x)\n  blocks j in depths[0] { if j > 0 { x += z }\n z = block[mixers[0]](x)\n x = pool(x) }"
+    assert agree(space(STEM + body, ITEMS), 24)[0] >= 12
+
+
+def test_a_loop_of_negative_length_is_what_it_is_in_a_graph() -> None:
+    agree(space(STEM + "  blocks j in depths[0] - 2 { x = block[pool](x) }", ITEMS), 24)
+
+
+def test_an_arch_may_end_early() -> None:
+    body = STEM + "  if depths[0] > 1 { return x |> gap |> linear[10] }\n  x = conv[dims[0]](x)"
+    assert agree(space(body, ITEMS), 24)[0] == 24
+
+
+ROUTES = {
+    "swap": "if depths[0] > 1 { p = a\n q = b } else { p = b\n q = a }\n  x = concat(linear(p), conv(q))",
+    "select": "if depths[0] > 1 { p = a } else { p = b }\n  x = b + conv[8](p)",
+    "alias": "if depths[0] > 1 { b = a }\n  x = b + a",
+}
+
+
+@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+def test_graphs_that_differ_in_an_edge_have_two_hashes(route: str) -> None:
+    body = STEM + f"  a = conv@a[8](x)\n  b = dwconv@b[3](a)\n  {route}"
+    assert agree(space(body, ITEMS), 24)[0] == 24
+
+
+def test_graphs_that_differ_in_a_feature_have_two_hashes() -> None:
+    body = STEM + "  stage i in 2 -> x { blocks j in depths[i] { x = conv[8](x) } }"
+    assert agree(space(body, "depths = [{0..2}, {0..2}]"), 24)[0] == 24
+
+
+@pytest.mark.parametrize("at", ["", "  stage i in 2 -> x { if i > 0 { require params <= 700 } x = conv[dims[i]](x) }"])
+def test_requirements_of_the_arch_on_its_costs_rule_points_out(at: str) -> None:
+    body = STEM + (at or "  require params <= 700\n  x = x |> conv[dims[0]] |> conv[dims[1]]")
+    assert 0 < agree(space(body, ITEMS), 24)[0] < 24
+
+
+def test_a_let_may_be_called_like_a_parameter() -> None:
+    items = "let classes = {10 | 20}\ndims = [{8 | 16}, classes]"
+    assert agree(space(STEM + "  x = conv[dims[1]](x)", items), 12)[0] == 12
+
+
 def test_shared_weights_are_priced_as_a_whole() -> None:
     assert len(agree(space(BODIES["shared"], ITEMS), 3)[1].pieces) == 1
     assert len(agree(space(BODIES["stages"], ITEMS), 3)[1].pieces) > 4
@@ -179,6 +248,19 @@ def test_no_point_costs_less_than_the_bound(items: str) -> None:
         if "let" not in items:  # nothing ties the draws of two pieces: the bound is reached
             assert found.value == pytest.approx(costs.min(), rel=1e-12)
             assert pricer.price(found.point).metrics[0] @ weights == pytest.approx(costs.min(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["conv[8, k = 3, s = 2](x)", "linear[4 * (j + 1)](x)", "dwconv[3, s = if j == 2 then 2 else 1](x)"],
+)
+def test_a_longer_loop_may_make_the_rest_cheaper(step: str) -> None:
+    body = STEM + f"  blocks j in depths[0] {{ x = {step} }}\n  x = conv[128](x)"
+    pricer = Pricer(space(body, "depths = [{0..3}, 1]"))
+    costs = pricer.price(every(pricer)).metrics[:, METRICS.index("macs")]
+    assert costs.argmin() > 0
+    weights = np.eye(len(METRICS))[METRICS.index("macs")]
+    assert least(pricer, weights).value == costs.min()
 
 
 def test_what_only_some_points_share_is_priced_as_a_whole_from_then_on() -> None:

@@ -169,6 +169,20 @@ def test_a_budget_that_cannot_be_used_up_is_said(space: str, tmp_path: Path) -> 
     assert any("more than" in note for note in study.notes)
 
 
+@pytest.mark.parametrize("budgets", [(), ("4MFLOPs",)])
+def test_a_space_of_mistakes_is_refused_with_its_first(space: str, tmp_path: Path, budgets: Sequence[str]) -> None:
+    text = Path(space).read_text()
+    Path(space).write_text(text[: text.index("space nets")] + "space nets of small {\n  classes = {10 | 20}\n}\n")
+    with pytest.raises(ArchError) as e:
+        run(space, tmp_path / "runs", budgets=budgets, trials=2)
+    assert e.value.diagnostics[0].code != "E-INFEASIBLE"
+
+
+def test_any_whole_number_is_a_seed(space: str, tmp_path: Path) -> None:
+    found = [run(space, tmp_path / str(s), seed=s, trials=300).digest for s in (-1, 10**20)]
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("budgets", [("50kFLOPs",), ("4MFLOPs", "1kparams")])
 def test_an_impossible_budget_is_refused_by_proof(space: str, tmp_path: Path, budgets: Sequence[str]) -> None:
     with pytest.raises(ArchError) as e:

@@ -121,7 +121,10 @@ def _needed(pricer: Pricer) -> list[tuple[str, ...]]:
 
 
 def _keys(piece: PricedPiece, live: dict[str, int]) -> Iterator[tuple[int, ...]]:
-    """The keys of a piece in a state: every combination of its columns, loops at their fewest turns."""
+    """The keys of a piece in a state: every combination of its columns, loops at their fewest turns.
+
+    A loop that turns longer costs more, but where it then gives other types, later pieces may cost less.
+    """
     loop = piece.part.loop
     fixed = [live[name] for name in piece.part.takes]
     columns = piece.part.columns
@@ -134,15 +137,19 @@ def _keys(piece: PricedPiece, live: dict[str, int]) -> Iterator[tuple[int, ...]]
     deciding = [i for i, c in enumerate(columns) if c in loop.counted]
     free = [i for i, c in enumerate(columns) if c not in loop.columns]
     turns: dict[tuple[int, ...], float] = {}
-    shortest: dict[tuple[int, ...], tuple[float, tuple[int, ...]]] = {}
+    cases: dict[tuple[int, ...], dict[float, tuple[int, ...]]] = {}
     for chosen in product(*codes):
         count = tuple([chosen[i] for i in deciding])
         if count not in turns:
             turns[count] = piece.turns((*chosen, *fixed))
         rest = tuple([code for i, code in enumerate(chosen) if i not in free])
-        if rest not in shortest or turns[count] < shortest[rest][0]:
-            shortest[rest] = turns[count], chosen
-    yield from ((*chosen, *fixed) for _, chosen in shortest.values())
+        cases.setdefault(rest, {}).setdefault(turns[count], (*chosen, *fixed))
+    for keys in cases.values():
+        fewest, most = min(keys), max(keys)
+        if fewest == most or piece.steady(keys[most], fewest, most):
+            yield keys[fewest]
+        else:
+            yield from keys.values()
 
 
 def _codes(piece: PricedPiece, i: int) -> range:

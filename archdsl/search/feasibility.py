@@ -47,6 +47,8 @@ def reachable(problem: Problem, seed: int) -> float:
         state = evolution.step(state)
         if len(state.archive) and -state.archive.objectives[0, 0] >= problem.utilization:
             return problem.utilization
+    if not len(state.population):
+        raise unsound(problem)
     if not len(state.archive):
         raise infeasible(problem, state.population[[int(np.argmin(state.violation))]], "was found")
     return -float(state.archive.objectives[0, 0])
@@ -63,6 +65,18 @@ def refuse_impossible(problem: Problem) -> None:
             continue
         if bound.value > 1:
             raise infeasible(problem, bound.point, "exists")
+
+
+def unsound(problem: Problem) -> ArchError:
+    """What is said where no candidate was met that is an architecture: the mistake of the first, where it has one."""
+    space, draws = problem.space, problem.pricer.draws
+    point = draws.point(draws.reference[0])
+    try:
+        space.program.elaborate(space.declared.base.id, overrides=point.overrides, input=problem.input)
+    except ArchError as e:
+        return e
+    name = space.declared.name.id
+    return error("E-INFEASIBLE", f"no candidate of `{name}` was found that meets its requirements", space.declared.span)
 
 
 def _weights(problem: Problem, budgets: Sequence[Budget]) -> NDArray[np.float64]:

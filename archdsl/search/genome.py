@@ -81,4 +81,5 @@ def stream(seed: int, purpose: int, step: int) -> np.random.Generator:
     Whoever asks, in whatever order, gets the same numbers: what a step draws does not depend on the steps before,
     the number of workers or an interruption. Streams of 2^128 blocks each never meet.
     """
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, step, 0]))
+    key = np.array([seed % (1 << 64), purpose], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, 0]))

@@ -31,6 +31,8 @@ class Piece:
     gives: tuple[str, ...]
     """The variables they assign that are read later."""
     loop: Loop | None = None
+    ends: int = 0
+    """Stages with a feature that end between the piece before and this one."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,14 @@ def cut(
 ) -> tuple[Piece, ...]:
     """The pieces of an arch in order: a stem, every statement of every stage, a head.
 
-    `reference` holds the parameters at one point, to run the loops whose bounds no draw decides.
+    `reference` holds the parameters at one point, to run the loops whose bounds no draw decides. An arch that requires
+    something of its own costs, or may return before its last statement, is one piece.
     """
-    cutter = _Cutter(columns, Scope(arch.scope, dict(reference)), ev)
-    drafts = list(cutter.body(arch.tree.body.statements, arch.tree, {}))
+    statements = arch.tree.body.statements
+    cutter = _Cutter(columns, Scope(arch.scope, dict(reference)), ev, frozenset(assigned(statements)))
+    drafts = list(cutter.body(statements, arch.tree, {}))
+    if _measured(arch.tree.body) or any(_returns(s) for d in drafts[:-1] for s in d.statements):
+        return whole(arch, columns)
     return _linked(drafts, cutter)
 
 
@@ -82,21 +88,28 @@ class _Draft:
     statements: tuple[tree.Tree, ...]
     home: tree.Tree
     fixed: Mapping[str, Data]
+    ends: int
 
 
 class _Cutter:
-    def __init__(self, columns: Mapping[str, tuple[Column, ...]], scope: Scope, ev: Elaborator) -> None:
-        self.columns, self.scope, self.ev = columns, scope, ev
+    def __init__(
+        self,
+        columns: Mapping[str, tuple[Column, ...]],
+        scope: Scope,
+        ev: Elaborator,
+        variables: frozenset[str] = frozenset(),
+    ) -> None:
+        self.columns, self.scope, self.ev, self.variables = columns, scope, ev, variables
+        self.ended = 0
 
     def body(self, statements: Sequence[tree.Tree], home: tree.Tree, fixed: Mapping[str, Data]) -> Iterator[_Draft]:
         for statement in statements:
-            if isinstance(statement, tree.Require) and any(mentions(statement.condition, n) for n in MEASURES):
-                continue  # on what the whole graph measures: a matter of the totals
             if isinstance(statement, tree.Stage):
                 turns = self.turns(statement, fixed)
                 if turns is not None:
                     for turn in turns:
                         yield from self.body(statement.body.statements, statement, {**fixed, **turn})
+                        self.ended += bool(statement.results)
                     continue
             if isinstance(statement, tree.RegionBlock):
                 yield from self.body(statement.body.statements, statement, fixed)
@@ -104,7 +117,8 @@ class _Cutter:
             if isinstance(statement, tree.If) and self.constant(statement.condition, fixed):
                 yield from self.taken(statement, home, fixed)
                 continue
-            yield _Draft((statement,), home, fixed)
+            ends, self.ended = self.ended, 0
+            yield _Draft((statement,), home, fixed, ends)
 
     def taken(self, t: tree.If, home: tree.Tree, fixed: Mapping[str, Data]) -> Iterator[_Draft]:
         """The drafts of the branch that a condition on stage variables takes."""
@@ -116,10 +130,10 @@ class _Cutter:
             yield from self.body(t.otherwise.statements, home, fixed)
 
     def turns(self, t: tree.Stage, fixed: Mapping[str, Data]) -> list[dict[str, Data]] | None:
-        """The values of a stage's variable; None where a draw or an earlier statement decides them."""
+        """The values of a stage's variable; None where a draw or an earlier statement decides them, or it changes."""
         if t.iterable is None:
             return [{}]
-        if self.reads(t.iterable, fixed) or not self.known(t.iterable, fixed):
+        if t.name.id in _bound(t.body) or self.reads(t.iterable, fixed) or not self.known(t.iterable, fixed):
             return None
         values = self.ev.iterate(self.ev.evaluate(t.iterable, self.inner(fixed)), t.iterable)
         return [{t.name.id: v} for v in values]
@@ -130,7 +144,7 @@ class _Cutter:
     def known(self, expr: tree.Tree, fixed: Mapping[str, Data]) -> bool:
         """Whether every name in an expression has a value without running anything."""
         if isinstance(expr, tree.Name):
-            return expr.id in fixed or self.scope.find(expr.id) is not None
+            return expr.id in fixed or (expr.id not in self.variables and self.scope.find(expr.id) is not None)
         return all(self.known(child, fixed) for child in children(expr))
 
     def reads(self, node: tree.Tree, fixed: Mapping[str, Data]) -> frozenset[Column]:
@@ -177,28 +191,29 @@ def _linked(drafts: Sequence[_Draft], cutter: _Cutter) -> tuple[Piece, ...]:
         later = [s for after in drafts[i + 1 :] for s in after.statements]
         kept = tuple(sorted(n for n in gives[i] if any(_needs(s, n) for s in later)))
         columns = frozenset().union(*(cutter.reads(s, d.fixed) for s in d.statements))
-        loop = _loop(d, cutter, kept)
-        out.append(Piece(d.statements, d.home, d.fixed, _ordered(columns), takes, kept, loop))
+        loop = _loop(d, cutter, takes, kept)
+        out.append(Piece(d.statements, d.home, d.fixed, _ordered(columns), takes, kept, loop, d.ends))
     return tuple(out)
 
 
-def _loop(d: _Draft, cutter: _Cutter, kept: Sequence[str]) -> Loop | None:
+def _loop(d: _Draft, cutter: _Cutter, takes: Sequence[str], kept: Sequence[str]) -> Loop | None:
     """The `blocks` loop that a piece is, where its iterations do not depend on their number."""
     t = d.statements[0]
     if not isinstance(t, tree.Blocks) or _returns(t.body):
         return None
-    inside = frozenset(assigned(t.body.statements))
+    inside = _bound(t.body)
     name = t.name.id if t.name is not None else ""
     if (
         name in kept
         or name in inside
+        or _passed(t.body.statements, inside - {*takes, *kept})
         or not cutter.known(t.count, d.fixed)
         or any(mentions(t.count, n) for n in inside)
     ):
         return None
     indexed: list[tuple[Column, tree.Expr]] = []
     rest = _without(t.body, name, inside, d.fixed, cutter, indexed) if name else t.body
-    columns = frozenset(cutter.reads(rest, d.fixed))
+    columns = cutter.reads(rest, d.fixed).union(*(cutter.reads(at, d.fixed) - {c} for c, at in indexed))
     alone = tuple((c, at) for c, at in indexed if c not in columns)
     read = columns | {c for c, _ in alone}
     periods = _periods(rest, name, inside) if name else ()
@@ -269,6 +284,38 @@ def _periods(body: tree.Tree, name: str, inside: frozenset[str]) -> tuple[tree.E
 
 def _returns(node: tree.Tree) -> bool:
     return isinstance(node, tree.Return) or any(_returns(child) for child in children(node))
+
+
+def _measured(node: tree.Tree) -> bool:
+    """Whether something is required of what the whole graph measures."""
+    if isinstance(node, tree.Require):
+        return any(mentions(node.condition, name) for name in MEASURES)
+    return any(_measured(child) for child in children(node))
+
+
+def _bound(body: tree.Body) -> frozenset[str]:
+    """The names that a body gives values to, those of its expressions included."""
+    names = assigned(body.statements)
+
+    def visit(node: tree.Tree) -> None:
+        if isinstance(node, tree.Comprehension):
+            names.add(node.name.id)
+        elif isinstance(node, tree.Lambda):
+            names.update(p.id for p in node.params)
+        for child in children(node):
+            visit(child)
+
+    visit(body)
+    return frozenset(names)
+
+
+def _passed(statements: Sequence[tree.Tree], names: frozenset[str]) -> bool:
+    """Whether an iteration may read one of these names before it gives it a value."""
+    for s in statements:
+        if any(_needs(s.value if isinstance(s, tree.Assign) else s, name) for name in names):
+            return True
+        names -= {n.id for n in s.names} if isinstance(s, tree.Assign) else frozenset()
+    return False
 
 
 def _ordered(columns: frozenset[Column]) -> tuple[Column, ...]:

@@ -32,6 +32,8 @@ from archdsl.syntax import tree
 
 LANES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 """Odd multipliers of the two 64-bit lanes in which the hashes of pieces are chained."""
+BOUNDARY = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+"""What the end of a stage adds to each lane: a block before it gives another feature than the same block after it."""
 WORD = 1 << 64
 FEW = 4
 """Points that are priced one by one."""
@@ -299,6 +301,8 @@ class PricedPiece:
         try:
             row = self.looped(key, columns, state) if self.part.loop is not None else None
             row = row or self.run(self.part.statements, columns, state, self.part.gives)
+            for _ in range(self.part.ends):
+                row = _chained(replace(self.pricer.zero, scale=LANES, offset=BOUNDARY), row)
         except ArchError as e:
             row = replace(self.pricer.zero, error=e)
         gives = zip(self.part.gives, row.gives, strict=True) if row.error is None else ()
@@ -324,10 +328,23 @@ class PricedPiece:
             return float("inf")
         return count if isinstance(count, int) else float("inf")
 
+    def steady(self, key: tuple[int, ...], fewest: float, most: float) -> bool:
+        """Whether the piece's loop, at a key where it turns `most` often, gives the same from `fewest` turns on."""
+        self.row(key)
+        sums = self._loops.get(self.fixed(key), [])
+        gives = {tuple(map(_key, row.gives)) for row in sums[int(fewest) :]} if most < len(sums) else ()
+        return len(gives) == 1
+
+    def fixed(self, key: tuple[int, ...]) -> tuple[int, ...]:
+        """What all turns of the piece's loop share of a key."""
+        assert self.part.loop is not None
+        own, takes = self.part.loop.columns, len(self.part.takes)
+        return (*(code for code, c in zip(key, self.part.columns, strict=False) if c in own), *key[len(key) - takes :])
+
     # -- running statements --------------------------------------------------------------------------
 
     def scope(self, columns: Mapping[Column, Data]) -> Scope:
-        given = set(self.pricer.draws.lets)
+        given = self.pricer.draws.lets.keys() - self.pricer.draws.columns.keys()
         names = {n: v for n, v in _filled(self.pricer.reference, columns).items() if n not in given}
         return Scope(self.pricer.space.base.scope, {**names, **self.part.fixed})
 
@@ -348,7 +365,7 @@ class PricedPiece:
         for name, value in state.items():
             if value is not ABSENT:
                 scope.names[name] = _placed(value, name, graph, ev)
-        given = len(graph)
+        given, before = len(graph), scope.names.copy()
         inside = isinstance(self.part.home, (tree.Stage, tree.RegionBlock))
         body = self.part.home.body.statements if inside else arch.tree.body.statements  # type: ignore[attr-defined]
         act = Activation(ev.sites_of(self.part.home, body, inside))
@@ -358,14 +375,15 @@ class PricedPiece:
             assert self.part.loop is not None
             outcome = ev.one_block(self.part.loop.blocks, index, scope, act)
         ev.report()
-        for statement, home in ev.deferred:
-            if not ev.truth(statement.condition, home, None):
-                raise ev.fail("E-REQUIRE", f"`{arch.name}` does not meet a requirement", statement.condition.span)
         kept = [scope.names.get(name, ABSENT) for name in gives]
         results = [] if isinstance(outcome, Fallthrough) else tensors(outcome)
         graph.outputs = tuple(t.value for t in (*(t for v in kept for t in _tensors(v)), *results))
+        mistakes = self.pricer.space.program.requirements(ev, graph)
+        if mistakes:
+            raise ArchError(*mistakes)
         gone = tuple(_lifted(v) for v in kept)
-        if len(graph) == given:
+        moved = any(_tensors(v) and v is not before.get(name) for name, v in zip(gives, kept, strict=True))
+        if len(graph) == given and not moved:
             return replace(self.pricer.zero, gives=gone)
         ev.number_drop_paths()
         digest = canonical_hash(graph)
@@ -379,15 +397,10 @@ class PricedPiece:
         scope = self.scope(columns)
         scope.names.update(state)
         count = ev.evaluate(loop.blocks.count, scope)
-        if not isinstance(count, int) or isinstance(count, bool):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             return None
         own = {c: columns[c] for c in loop.columns}
-        fixed = tuple(
-            code
-            for code, c in zip(key, (*self.part.columns, *self.part.takes), strict=True)
-            if c in own or isinstance(c, str)
-        )
-        sums = self._loops.setdefault(fixed, [])
+        sums = self._loops.setdefault(self.fixed(key), [])
         carried = tuple(dict.fromkeys((*self.part.takes, *self.part.gives)))
         if not sums:
             sums.append(replace(self.pricer.zero, gives=tuple(state.get(n, ABSENT) for n in carried)))

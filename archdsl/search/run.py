@@ -32,7 +32,7 @@ from archdsl.search.archive import Archive, hypervolume
 from archdsl.search.budget import Measure, Objective, parse_budget, parse_objective
 from archdsl.search.evaluators import Evaluation, evaluator
 from archdsl.search.evolve import Evaluated, Evolution, State
-from archdsl.search.feasibility import reachable
+from archdsl.search.feasibility import reachable, unsound
 from archdsl.search.funnel import Evaluate, measured
 from archdsl.search.genome import Points
 from archdsl.search.metrics import METRICS
@@ -270,6 +270,8 @@ class Search:
     ) -> Study:
         """The front as architectures, each elaborated once more and compared with what was predicted."""
         chosen = archive.thinned(self.settings.front)
+        if not len(chosen) and not problem.budgets:
+            raise unsound(problem)
         if not len(chosen):
             raise error(
                 "E-INFEASIBLE",

@@ -27,6 +27,8 @@ from archdsl.syntax import tree
 Floats: TypeAlias = NDArray[np.float64]
 MEASURES = {"params": "params", "flops": "macs", "acts": "activations"}
 """What a space's `require`, `minimize` and `maximize` may measure, beside latency(...)."""
+DIGITS = 6
+"""Decimals of the score that are looked at: far fewer than would tell two architectures apart."""
 USUAL = Measure("latency", "h200", 64)
 """What is traded against the score where nothing else is asked for."""
 
@@ -89,7 +91,8 @@ class Problem:
     def value(self, measure: Measure, priced: Priced) -> Floats:
         """[points]: a measure of every point."""
         if measure.metric == "score":
-            return self.score.predict(priced.metrics[:, : len(METRICS)])[0]
+            mean = self.score.predict(priced.metrics[:, : len(METRICS)])[0]
+            return np.round(mean, DIGITS)  # machines round logarithms differently in the last place
         if measure.metric == "latency":
             return priced.metrics[:, len(METRICS) + self.latencies.index(measure)] * PICO
         return priced.metrics[:, METRICS.index(measure.metric)]

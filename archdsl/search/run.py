@@ -104,6 +104,8 @@ class Search:
         problem = settings.problem
         if settings.evaluate:
             evaluator(settings.evaluate)
+        if name is not None and (name != Path(name).name or name in ("", ".", "..")):
+            raise error("E-RUN", f"`{name}` is no name of a directory", help="choose where it goes with --output")
         usual = "-".join([problem.space.declared.name.id, *(b.text for b in problem.budgets)])
         taken = (output / (name or usual)).exists()
         if taken and name is not None:

@@ -184,11 +184,13 @@ def _search(args: argparse.Namespace) -> int:
         evaluations=args.evaluations,
         evolve_space=args.evolve_space,
     )
+    how = (args.workers, args.time_limit, args.storage)
     search = (
-        Search.resumed(args.resume, args.workers, args.time_limit)
+        Search.resumed(args.resume, *how)
         if args.resume is not None
-        else Search.started(settings, args.output, args.name, args.workers, args.time_limit)
+        else Search.started(settings, args.output, args.name, *how)
     )
+    search.tell = lambda line: print(line, file=sys.stderr)
     try:
         with watched(search.settings.trials, quiet=args.json) as watch:
             study = search.run(watch)
@@ -537,7 +539,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="AMOUNT",
-        help="what it may cost: 4GFLOPs (a multiply-add is one), 30Mparams, 12Macts, 600MB, 2ms@h200; repeatable",
+        help="what it may cost: 4GFLOPs (a multiply-add is one), 30Mparams, 12Macts, 600MB, 2ms@h200, "
+        "2ms@local (measured on this machine); repeatable",
     )
     search.add_argument(
         "--objective",
@@ -546,11 +549,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what to trade off: score, macs, params, activations, bytes, latency@h200x64 (score and the space's)",
     )
-    search.add_argument("--min-util", type=_share, default=0.975, metavar="SHARE", help="of a budget (0.975)")
+    search.add_argument(
+        "--min-util", type=_share, default=0.975, metavar="SHARE", help="of a budget (0.975), unless one is measured"
+    )
     search.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
     search.add_argument("--trials", type=_positive, default=1_000_000, help="distinct candidates to price (1000000)")
     search.add_argument("--evaluate", default="", metavar="WHAT", help="then measure: proxy:NAME or latency:local")
-    search.add_argument("--evaluations", type=_positive, default=100, help="candidates to measure (100)")
+    search.add_argument(
+        "--evaluations", type=_positive, default=100, help="candidates to measure, where some are (100)"
+    )
     search.add_argument(
         "--evolve-space",
         type=_positive,
@@ -566,6 +573,11 @@ def _parser() -> argparse.ArgumentParser:
         "--time-limit", type=float, metavar="SECONDS", help="stop then; the result depends on the machine"
     )
     search.add_argument("--workers", type=_positive, default=1, help="processes (1); the result is the same")
+    search.add_argument(
+        "--storage",
+        metavar="URL",
+        help="keep an Optuna study there: journal:PATH, sqlite:///PATH, postgresql://...; again with --resume",
+    )
     search.add_argument("--resume", type=Path, metavar="DIR", help="go on with an interrupted search")
     search.add_argument("-o", "--output", type=Path, default=Path("runs"), metavar="DIR", help="where runs go (runs)")
     search.add_argument("--name", help="directory of the run below it (the space, the budgets and a number)")

@@ -49,8 +49,8 @@ def space(
 
 def whole(s: Space, pricer: Pricer, row: np.ndarray) -> Graph | None:
     """The graph of a point, elaborated in one go; None where it is no sound point."""
-    point = pricer.draws.point(row)
     try:
+        point = pricer.draws.point(row)
         graph = s.program.elaborate(s.declared.base.id, overrides=point.overrides)
     except ArchError:
         return None
@@ -65,7 +65,7 @@ def agree(s: Space, count: int, seed: int = 0) -> tuple[int, Pricer]:
     hashes: dict[str, tuple[int, ...]] = {}
     for row, sound, metrics, digest in zip(points, found.sound, found.metrics, found.hash, strict=True):
         graph = whole(s, pricer, row)
-        assert sound == (graph is not None), pricer.draws.point(row)
+        assert sound == (graph is not None), pricer.genome.decode(row)
         if graph is None:
             assert not metrics.any()
             continue
@@ -187,6 +187,12 @@ def test_a_let_may_be_called_like_a_parameter() -> None:
     assert agree(space(STEM + "  x = conv[dims[1]](x)", items), 12)[0] == 12
 
 
+@pytest.mark.parametrize("let", ["{10 | 20}", "12"])
+def test_a_requirement_on_a_let_means_the_let(let: str) -> None:
+    items = f"let classes = {let}\ndims = [{{8 | 16}}, classes]\nrequire dims[0] < classes < 15"
+    assert 0 < agree(space(STEM + "  x = conv[dims[1]](x)", items), 12)[0] < 12
+
+
 def test_shared_weights_are_priced_as_a_whole() -> None:
     assert len(agree(space(BODIES["shared"], ITEMS), 3)[1].pieces) == 1
     assert len(agree(space(BODIES["stages"], ITEMS), 3)[1].pieces) > 4
@@ -202,6 +208,27 @@ def test_requirements_on_parameters_rule_points_out() -> None:
 def test_requirements_of_the_arch_rule_points_out() -> None:
     body = '  require dims[0] < dims[1], "wider"\n' + BODIES["stages"]
     assert 0 < agree(space(body, ITEMS), 40)[0] < 40
+
+
+MISTAKEN = {
+    "read": ("depths: int[2] = 1, n = 8 // (depths[0] - 1), m = n", "depths = [{1..3}, {1..4}]"),
+    "unread": ("depths: int[2] = 1, spare = 8 // (depths[0] - 1), n = 8, m = 8", "depths = [{1..3}, {1..4}]"),
+    "of two draws": ("depths: int[2] = 1, n = 8 // (depths[0] - depths[1]), m = n", "depths = [{1..3}, {1..3}]"),
+    "beside another": (
+        "depths: int[2] = 1, d = depths[0] - depths[1], n = 8 // (d * d), m = 2 * depths[0]",
+        "depths = [{2..4}, {3..4}]",
+    ),
+    "of the space": ("depths: int[2] = 1, n = 8, m = 8", "let w = {2 | 0 | 1}\ndepths = [{1..3}, 1]\nn = 8 // w"),
+    "in an element": ("depths: int[2] = 1, n = 8, m = 8", "depths = [{1..3}, 4 // {2 | 0 | 1}]"),
+    "in a role": ("depths: int[2] = 1, n: int = 12 / depths[0], m = n", "depths = [{1..5}, {1..2}]"),
+    "in a requirement": ("depths: int[2] = 1, n = 8 // (depths[0] - 1), m = 8", "depths = [{1..3}, 1]\nrequire n <= 8"),
+}
+
+
+@pytest.mark.parametrize(("params", "items"), MISTAKEN.values(), ids=MISTAKEN)
+def test_parameters_without_a_value_rule_points_out(params: str, items: str) -> None:
+    body = STEM + "  blocks j in depths[0] { x = conv[n](x) }\n  blocks@more j in depths[1] { x = conv[m](x) }"
+    assert 0 < agree(space(body, items, params), 40)[0] < 40
 
 
 def test_mistakes_rule_points_out() -> None:

@@ -49,6 +49,7 @@ def member(i: int, nearest: str) -> Member:
         {m: float(n) for m, n in measures.items()} | {LATENCY: 3e-3 - 5e-5 * i},
         nearest,
         f"56x56·{96 - i} ×2 → 28x28·192 ×{i + 1}",
+        tuple(f"cand_{n:04x}" for n in range(i % 3)),
     )
 
 
@@ -90,6 +91,7 @@ def test_csv_holds_every_digit(study: Study) -> None:
         }
         assert float(row["latency@h200x64 (s)"]) == m.measures[LATENCY]
         assert (row["nearest"], row["hash"]) == (m.nearest, m.hash)
+        assert tuple(row["parents"].split()) == m.parents
 
 
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "ms": 1e-3}
@@ -251,6 +253,7 @@ def test_the_page_holds_the_study_whatever_its_text(study: Study) -> None:
     for found, m in zip(members, study.members, strict=True):
         assert (found["id"], found["text"], found["stages"], found["nearest"]) == (m.id, m.text, m.stages, m.nearest)
         assert found["values"] == [m.score, *m.measures.values()]
+        assert tuple(found["parents"].split()) == m.parents
     for words in (study.name, study.sentence, *study.notes):
         assert words in page.texts
     assert study.space in " ".join(page.texts)
@@ -290,6 +293,7 @@ def test_the_report_lists_members_and_published_models(study: Study) -> None:
         for measure in (PARAMS, MACS, ACTIVATIONS, BYTES, LATENCY):
             assert number(row[str(measure)]) == pytest.approx(m.measures[measure], rel=6e-3)
         assert row["stages: positions·channels ×blocks"] == m.stages and row["nearest published"] == m.nearest
+        assert tuple(re.findall(r"`(\w+)`", row["parents"])) == m.parents
     rows = {row["model"]: row for row in read_rows(RESULTS)}
     assert {row["model"] for row in published} == {m.nearest for m in chosen}
     ranks = published_numbers()
@@ -367,6 +371,7 @@ def test_json_holds_the_study(study: Study) -> None:
     for got, m in zip(found["front"], study.members, strict=True):
         assert got["measures"] == {str(measure): value for measure, value in m.measures.items()}
         assert (got["score"], got["text"], got["hash"]) == (m.score, m.text, m.hash)
+        assert tuple(got["parents"]) == m.parents
     assert found["progress"][-1]["distinct"] == 120000 and found["size"] == 7 * 10**13
     assert found["settings"]["seed"] == 3 and found["objectives"][0] == {"measure": "score", "maximize": True}
 

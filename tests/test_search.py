@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,10 +21,15 @@ import pytest
 
 from archdsl.api import compile_spec
 from archdsl.cli import main
+from archdsl.cost import price
 from archdsl.diagnostics import ArchError
-from archdsl.search.budget import Budget, Measure, Objective, parse_budget, parse_objective
+from archdsl.ir.graph import Graph
+from archdsl.ir.hash import canonical_hash
+from archdsl.search.budget import LOCAL, Budget, Measure, Objective, parse_budget, parse_objective
+from archdsl.search.evaluators import Evaluation, LatencyEvaluator, ProxyEvaluator
+from archdsl.search.evolve import State
 from archdsl.search.run import Search, Settings
-from archdsl.search.store import LOG
+from archdsl.search.store import EVALUATIONS, LOG
 from archdsl.search.study import Study
 
 SPACE = """# A small space.
@@ -66,11 +73,31 @@ def settings(space: str, **more: object) -> Settings:
     return replace(usual, **more)  # type: ignore[arg-type]
 
 
-def run(space: str, output: Path, workers: int = 1, **more: object) -> Study:
-    search = Search.started(settings(space, **more), output, workers=workers)
+def run(space: str, output: Path, name: str | None = None, workers: int = 1, **more: object) -> Study:
+    search = Search.started(settings(space, **more), output, name, workers)
     study = search.run()
     search.write(study)
     return study
+
+
+TINY = """language 1
+arch tiny[n = 1, dims: int[2] = 8, k = 8 // n] {
+  input img: map[3, 8, 8]
+  x = conv@stem[dims[0], k = 3](img)
+  BODY
+  head { return x |> gap |> linear@fc[k] }
+}
+space some of tiny {
+  n = {2 | 0 | 1 | 4}
+  dims = [{8 | 16}, {8 | 16}]
+}
+"""
+
+
+def tiny(tmp_path: Path, body: str = "x = conv[dims[1]](x)") -> str:
+    """A space of a dozen architectures: those with `n = 0` have no `k`."""
+    (tmp_path / "tiny.arch").write_text(TINY.replace("BODY", body))
+    return str(tmp_path / "tiny.arch")
 
 
 # -- what is asked for -----------------------------------------------------------------------------------
@@ -83,6 +110,7 @@ BUDGETS = {
     "600MB": Budget(Measure("bytes"), 600e6, "600MB"),
     "2ms@h200": Budget(Measure("latency", "h200"), 2e-3, "2ms@h200"),
     "900us@A100x8-fp16": Budget(Measure("latency", "a100", 8, "fp16"), 900e-6, "900us@A100x8-fp16"),
+    "2ms@local": Budget(LOCAL, 2e-3, "2ms@local"),
 }
 
 
@@ -93,7 +121,8 @@ def test_budgets_are_amounts_of_something(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "4", "4G", "GFLOPs", "-4GFLOPs", "4GFLOPs@h200", "4XFLOPs", "2ms@", "1e400GFLOPs"]
+    "text",
+    ["", "4", "4G", "GFLOPs", "-4GFLOPs", "4GFLOPs@h200", "4XFLOPs", "2ms@", "1e400GFLOPs", "0ms@local", "2ms@locl"],
 )
 def test_what_is_no_budget_is_a_mistake(text: str) -> None:
     with pytest.raises(ArchError) as e:
@@ -146,6 +175,26 @@ def test_the_files_of_a_run_agree(space: str, tmp_path: Path) -> None:
     log = [json.loads(line) for line in (directory / LOG).read_text().splitlines()]
     assert log[-1]["distinct"] >= 6000 and log[-1]["digest"] == study.digest
     assert study.best.id in (directory / "report.md").read_text()
+    assert [tuple(row["parents"].split()) for row in rows] == [m.parents for m in study.members]
+
+
+def test_parents_are_named_as_members_are(space: str, tmp_path: Path) -> None:
+    study = run(space, tmp_path / "runs", budgets=(), trials=800)
+    place = tmp_path / "runs" / study.name / ".state"
+    state = State.from_bytes((place / "generation").read_bytes() + (place / "seen").read_bytes())
+    bred = dict(zip(map(tuple, state.archive.points.tolist()), state.archive.parents.tolist(), strict=True))
+    found = settings(space).problem
+    for member in study.members:
+        names = []
+        for genes in bred[member.genes]:
+            if min(genes) >= 0:
+                point = found.pricer.draws.point(genes)
+                graph = found.space.program.elaborate(found.space.declared.base.id, overrides=point.overrides)
+                names.append(f"cand_{canonical_hash(graph)[:8]}")
+        assert sorted(member.parents) == sorted(names) and member.id not in names
+    assert {len(m.parents) for m in study.members} >= {1, 2}
+    first = run(space, tmp_path / "runs", budgets=(), trials=1)
+    assert len(first.history) == 1 and all(m.parents == () for m in first.members)
 
 
 def test_seeds_differ_and_repeat(space: str, tmp_path: Path) -> None:
@@ -206,7 +255,7 @@ def test_several_budgets_are_all_kept(space: str, tmp_path: Path) -> None:
 def test_workers_change_nothing(space: str, tmp_path: Path, workers: int) -> None:
     alone, together = (run(space, tmp_path / "runs", workers=n) for n in (1, workers))
     assert alone.digest == together.digest
-    assert [m.text for m in alone.members] == [m.text for m in together.members]
+    assert alone.members == together.members
 
 
 def killed(space: str, output: Path, rng: Random, times: int) -> Study:
@@ -227,7 +276,8 @@ def killed(space: str, output: Path, rng: Random, times: int) -> Study:
 
 
 def test_kills_change_nothing(space: str, tmp_path: Path) -> None:
-    assert killed(space, tmp_path / "runs", Random(0), 3).digest == run(space, tmp_path / "runs").digest
+    stopped, straight = killed(space, tmp_path / "runs", Random(0), 3), run(space, tmp_path / "runs")
+    assert stopped.digest == straight.digest and stopped.members == straight.members
 
 
 @pytest.mark.full
@@ -263,9 +313,13 @@ def test_two_processes_do_not_share_a_directory(space: str, tmp_path: Path) -> N
 
 
 def test_a_broken_state_is_a_mistake(space: str, tmp_path: Path) -> None:
-    search = Search.started(settings(space), tmp_path / "runs", "broken")
+    search = Search.started(settings(space, budgets=(), trials=300), tmp_path / "runs", "broken")
     search.run()
-    for name, content in (("generation", b"not a state"), ("settings.json", b"{}")):
+    whole = (search.directory / ".state" / "generation").read_bytes()
+    changed = whole[:900] + bytes([whole[900] ^ 1]) + whole[901:]
+    broken = [("generation", content) for content in (b"", b"not a state", whole[:-30], whole[:50], changed)]
+    for name, content in (*broken, ("../study.jsonl", b"[]\n" * 99), ("settings.json", b"{}")):
+        (search.directory / ".state" / "generation").write_bytes(whole)
         (search.directory / ".state" / name).write_bytes(content)
         with pytest.raises(ArchError) as e:
             Search.resumed(search.directory).run()
@@ -298,6 +352,72 @@ def test_a_time_limit_is_marked(space: str, tmp_path: Path) -> None:
     assert len(study.history) == 1 and any("not reproducible" in note for note in study.notes)
 
 
+@pytest.mark.parametrize("limit", ["nan", "-1", "inf"])
+def test_a_time_limit_is_a_time(space: str, tmp_path: Path, limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["search", "--space", space, "-o", str(tmp_path / "runs"), "--time-limit", limit]
+    assert main(argv) == main(["search", "--resume", str(tmp_path / "runs"), "--time-limit", limit]) == 1
+    assert capsys.readouterr().err.count("error[E-BUDGET]") == 2 and not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    space, more = tiny(tmp_path), {"budgets": (), "trials": 9}
+    search = Search.started(settings(space, **more), tmp_path / "runs", "full")
+    with monkeypatch.context() as patched, pytest.raises(ArchError) as e:
+        patched.setattr(os, "fsync", full)
+        search.run()
+    assert [d.code for d in e.value.diagnostics] == ["E-RUN"] and "No space left" in str(e.value)
+    straight = run(space, tmp_path / "runs", **more)
+    assert Search.resumed(search.directory).run().digest == straight.digest
+
+
+# -- what is priced as a whole, what is ruled out ----------------------------------------------------------
+
+WHOLE = {
+    "requires": ("require params < 1M\n  x = conv@next[dims[1], k = 3](x)", "what all of it costs"),
+    "returns": ("if n > 2 { return x |> gap |> linear[8] }\n  x = conv[dims[1]](x)", "return before"),
+    "shares": ("share f = conv[dims[0], k = 3]\n  x = x |> f |> f", "share weights"),
+    "calls": ("f = fn(t) => conv@f[dims[1]](t)\n  x = f(x)", "`fn`"),
+    "now and then": ("if n > 2 { x = windows[2](x) }\n  y = ln(x)\n  if n > 2 { y = merge(y) }\n  x = y", "windows"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), WHOLE.values(), ids=WHOLE)
+def test_what_is_priced_as_a_whole_is_said(
+    tmp_path: Path, body: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["search", "--space", tiny(tmp_path, body), "--trials", "9", "-o", str(tmp_path / "runs")]
+    assert main(argv) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "priced as a whole" in line]
+    assert reason in line
+    directory = tmp_path / "runs" / "some"
+    assert line in (directory / "report.md").read_text()
+    assert tomllib.loads((directory / "run.toml").read_text())["undivided"] in line
+    assert main(["search", "--resume", str(directory)]) == 0 and line in capsys.readouterr().err
+
+
+def test_what_is_priced_in_pieces_is_not_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["search", "--space", tiny(tmp_path), "--trials", "9", "-o", str(tmp_path / "runs")]
+    assert main(argv) == 0 and capsys.readouterr().err == ""
+    directory = tmp_path / "runs" / "some"
+    assert "as a whole" not in (directory / "report.md").read_text() + (directory / "run.toml").read_text()
+
+
+@pytest.mark.full
+def test_workers_say_what_is_priced_as_a_whole(tmp_path: Path) -> None:
+    search = Search.started(Settings(tiny(tmp_path, WHOLE["now and then"][0]), trials=9), tmp_path / "runs", workers=2)
+    assert "windows" in str(search.run().settings["undivided"])
+
+
+def test_a_default_that_has_no_value_rules_candidates_out(tmp_path: Path) -> None:
+    space = tiny(tmp_path)
+    study = run(space, tmp_path / "runs", budgets=(), trials=99)
+    assert study.history[-1].distinct == 1 + 3 * 4 and study.history[-1].feasible == 3 * 4  # all others are one
+    assert all("n = 0" not in m.text for m in study.members)
+
+
 # -- measured candidates -----------------------------------------------------------------------------------
 
 
@@ -313,10 +433,141 @@ def test_measured_candidates_do_not_depend_on_how_the_search_ran(space: str, tmp
     assert len(lines) == 6
     log.write_text("".join(lines[:3]) + lines[3][:20])  # as if it had been killed there
     again = Search.resumed(log.parent, workers=2).run()
-    assert again.digest == study.digest and log.read_text() == "".join(lines)
+    assert again.members == study.members and log.read_text() == "".join(lines)
+
+
+LINE = b'{"genes": [0, 0], "found": {"proxy:synflow": {"value": 1.0, "reason": ""}}}\n'
+
+
+@pytest.mark.parametrize("bad", [LINE[:20] + b"\n", b"[]\n", LINE.replace(b"found", b"lost"), b"\xff\n", b"\n"])
+def test_a_broken_evaluation_is_a_mistake(tmp_path: Path, bad: bytes) -> None:
+    more = {"budgets": (), "evaluate": "proxy:synflow", "trials": 1}
+    search = Search.started(settings(tiny(tmp_path), **more), tmp_path / "runs")
+    log = search.directory / EVALUATIONS
+    log.write_bytes(LINE + bad + LINE)
+    with pytest.raises(ArchError) as e:
+        search.run()
+    (found,) = e.value.diagnostics
+    assert found.code == "E-RUN" and f"line 2 of `{log}`" in found.title and log.read_bytes() == LINE + bad + LINE
+
+
+def test_evaluations_that_cannot_be_read_are_a_mistake(tmp_path: Path) -> None:
+    search = Search.started(settings(tiny(tmp_path), budgets=(), evaluate="proxy:synflow", trials=1), tmp_path / "runs")
+    (search.directory / EVALUATIONS).mkdir()
+    with pytest.raises(ArchError) as e:
+        search.run()
+    assert [d.code for d in e.value.diagnostics] == ["E-RUN"] and EVALUATIONS in str(e.value)
 
 
 def test_an_unknown_evaluator_is_a_mistake_before_anything_runs(space: str, tmp_path: Path) -> None:
     with pytest.raises(ArchError) as e:
         run(space, tmp_path / "runs", evaluate="proxy:nwto")
     assert [d.code for d in e.value.diagnostics] == ["E-EVALUATOR"] and not (tmp_path / "runs").exists()
+
+
+# -- budgets of time on this machine -----------------------------------------------------------------------
+
+
+def pretended(graph: Graph) -> float:
+    """Seconds that a graph is said to take, on no machine: the more parameters, the fewer."""
+    return 100 / price(graph).params
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatencyEvaluator, "evaluate", lambda self, graph, seed: Evaluation(pretended(graph)))
+
+
+TIMED = {
+    "budgets": ("0.5ms@local",),
+    "objectives": ("params", "activations"),
+    "evaluations": 16,
+    "trials": 1000,
+    "front": 16,
+}
+
+
+def evaluated(directory: Path) -> list[tuple[tuple[int, ...], dict[str, float]]]:
+    """The genes of every candidate that was measured, and what was found."""
+    lines = map(json.loads, (directory / "evaluations.jsonl").read_text().splitlines())
+    return [(tuple(line["genes"]), {name: one["value"] for name, one in line["found"].items()}) for line in lines]
+
+
+def test_members_keep_to_a_budget_of_measured_time(space: str, tmp_path: Path, clock: None) -> None:
+    study = run(space, tmp_path / "runs", **TIMED | {"budgets": ("0.5ms@local", "20MFLOPs")})
+    directory = tmp_path / "runs" / "nets-20MFLOPs-0.5ms@local"
+    nets, least, within = Settings(space).problem, {}, {}
+    for genes, found in evaluated(directory):
+        overrides = nets.pricer.draws.point(genes).overrides
+        graph = nets.space.program.elaborate("small", overrides=overrides)
+        costs = price(graph)
+        assert found == {"latency:local": pytest.approx(pretended(graph))} and costs.macs <= 20e6
+        least[genes] = costs.macs / 20e6
+        if found["latency:local"] <= 0.5e-3:
+            within[genes] = (costs.params, costs.activations)
+    assert len(least) == 16 > len(within)
+    front = {a for a, x in within.items() if not any(y != x and y[0] <= x[0] and y[1] <= x[1] for y in within.values())}
+    assert {m.genes for m in study.members} == front and min(least[g] for g in front) < 0.975
+    rows = {row["id"]: row for row in csv.DictReader((directory / "pareto.csv").open())}
+    for m in study.members:
+        assert float(rows[m.id]["latency:local (s)"]) == m.measures[LOCAL] <= 0.5e-3
+        assert compile_spec(directory / "front" / f"{m.id}.arch").costs.params == 100 / m.measures[LOCAL]
+    configuration = tomllib.loads((directory / "run.toml").read_text())
+    assert configuration["reproducible"] is False and configuration["budgets"] == ["20MFLOPs", "0.5ms@local"]
+    report = (directory / "report.md").read_text()
+    assert "`0.5ms@local`: measured latency of one image on this machine" in report and "at most 0.5 ms" in report
+
+
+def test_a_budget_of_measured_time_goes_with_a_measured_objective(
+    space: str, tmp_path: Path, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = run(space, tmp_path / "runs", "fast", evaluate="latency:local", **TIMED)
+    assert fast.objectives == (Objective(LOCAL), *map(parse_objective, ("params", "activations")))
+    assert all(m.measures[LOCAL] <= 0.5e-3 for m in fast.members)
+    monkeypatch.setattr(
+        ProxyEvaluator, "evaluate", lambda self, graph, seed: Evaluation(1e6 / float(price(graph).params))
+    )
+    study = run(space, tmp_path / "runs", "small", evaluate="proxy:snip", **TIMED | {"objectives": ("score",)})
+    assert study.objectives == (Objective(Measure("proxy:snip"), maximize=True),)
+    found = [f for _, f in evaluated(tmp_path / "runs" / "small")]
+    within = [f["proxy:snip"] for f in found if f["latency:local"] <= 0.5e-3]
+    assert [m.measures[Measure("proxy:snip")] for m in study.members] == [max(within)]
+    assert max(within) < max(f["proxy:snip"] for f in found)
+
+
+def test_what_was_measured_is_not_measured_again(space: str, tmp_path: Path, clock: None) -> None:
+    study = run(space, tmp_path, "cut", **TIMED)
+    log = tmp_path / "cut" / "evaluations.jsonl"
+    text = log.read_text()
+    log.write_text("".join(text.splitlines(keepends=True)[:7]) + '{"genes": [0,')
+    assert Search.resumed(log.parent).run().digest == study.digest and log.read_text() == text
+    log.write_text("{}\n")
+    with pytest.raises(ArchError) as e:
+        Search.resumed(log.parent).run()
+    assert [d.code for d in e.value.diagnostics] == ["E-RUN"]
+
+
+def test_a_time_that_no_measured_candidate_keeps_to_is_refused(
+    space: str, tmp_path: Path, clock: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["search", "--space", space, "-o", str(tmp_path), "--trials", "500", "--evaluations", "6"]
+    assert main([*argv, "--budget", "1us@local"]) == 1
+    said = capsys.readouterr().err
+    genes, found = min(evaluated(tmp_path / "nets-1us@local"), key=lambda one: one[1]["latency:local"])
+    nets = Settings(space).problem
+    assert "none of 6 measured candidates keeps to 1us@local" in said
+    assert nets.space.variant_text(nets.pricer.draws.point(genes), "closest") in said
+    assert f"{found['latency:local'] * 1e3:.3g} ms" in said
+
+
+def test_what_cannot_be_measured_is_said(space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatencyEvaluator, "evaluate", lambda self, graph, seed: Evaluation(math.nan, "out of memory"))
+    with pytest.raises(ArchError) as e:
+        run(space, tmp_path, **TIMED | {"evaluations": 4})
+    assert "none of 4 candidates could be measured: out of memory" in str(e.value)
+
+
+def test_time_is_measured(space: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    study = run(space, tmp_path, **TIMED | {"budgets": ("1000s@local",), "evaluations": 2})
+    assert study.members and all(0 < m.measures[LOCAL] <= 1000 for m in study.members)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from archdsl.cli import main
-from archdsl.search.evolve import Evaluated, Price
+from archdsl.search.evolve import Evaluated, Evolution, Price
 from archdsl.search.genome import Gene, Genome, Points
 from archdsl.search.run import Search, Settings
 from archdsl.search.subspace import Course, Quality, Sample, Subspace, evolved
@@ -66,6 +66,27 @@ def test_a_subspace_has_exactly_the_points_it_allows(part: Subspace) -> None:
     assert sorted(found) == sorted(wanted) and len(inner) == len(set(found))
     assert np.array_equal(part.narrowed(part.widened(inner)), inner)
     assert len(part.narrowed(every(NESTED))) == len(wanted)
+
+
+def test_a_restored_state_is_one_of_the_whole_space() -> None:
+    part = Subspace(NESTED, ((1, 2, 3), (0, 2), (1, 2), (0, 1), (1, 2, 3), (1,)))
+
+    def summed(points: Points) -> Evaluated:
+        key = points.astype(np.uint64) @ np.uint64(8) ** np.arange(points.shape[1], dtype=np.uint64)
+        rising = np.stack([points.sum(axis=1), points[:, 0] - points[:, 4]], axis=1).astype(np.float64)
+        return Evaluated(rising, np.zeros(len(points)), np.stack([key, key], axis=1))
+
+    evolution = Evolution(part.genome, summed, 2, 0, size=4, parents=8)
+    *_, state = evolution.run(evolution.start(), 12)
+    whole = part.restored(state)
+    kept = [(state.population, state.parents), (state.archive.points, state.archive.parents)]
+    found = [(whole.population, whole.parents), (whole.archive.points, whole.archive.parents)]
+    for (points, parents), (wide, wide_parents) in zip(kept, found, strict=True):
+        assert np.array_equal(part.narrowed(wide), points)
+        some = (parents >= 0).all(axis=2)
+        assert np.array_equal(part.narrowed(wide_parents[some]), parents[some])
+        assert (wide_parents[~some] == -1).all()
+    assert 0 < (whole.parents[:, 0, 0] >= 0).sum() < len(whole.parents)
 
 
 def test_all_of_a_genome_is_a_subspace() -> None:

@@ -33,18 +33,22 @@ class Archive:
     points: Points
     objectives: Objectives
     hashes: Hashes
+    parents: Points
+    """[members, 2, genes]: of the points that each was bred from when it was first met; -1 for those it has not."""
     capacity: int | None = None
     """How many members are kept: those that stand alone go last, the best in one objective never."""
 
     @staticmethod
     def empty(genes: int, objectives: int, capacity: int | None = None) -> Archive:
-        return Archive(np.empty((0, genes), np.int16), np.empty((0, objectives)), np.empty((0, 2), np.uint64), capacity)
+        points, parents = np.empty((0, genes), np.int16), unbred(0, genes)
+        return Archive(points, np.empty((0, objectives)), np.empty((0, 2), np.uint64), parents, capacity)
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def insert(self, points: Points, objectives: Objectives, hashes: Hashes) -> Archive:
+    def insert(self, points: Points, objectives: Objectives, hashes: Hashes, parents: Points | None = None) -> Archive:
         """The front of the members and of more points. Points with an objective that is not finite are left out."""
+        parents = unbred(*points.shape) if parents is None else parents
         rows = np.flatnonzero(np.isfinite(objectives).all(axis=1))
         rows = rows[~beaten(objectives[rows], self.objectives[self._spread])]
         rows = rows[nondominated(objectives[rows])]
@@ -53,6 +57,7 @@ class Archive:
             np.concatenate([self.points[kept], points[rows]]),
             np.concatenate([self.objectives[kept], objectives[rows]]),
             np.concatenate([self.hashes[kept], hashes[rows]]),
+            np.concatenate([self.parents[kept], parents[rows]]),
             self.capacity,
         )
         found = together._at(np.lexsort((together.hashes[:, 1], together.hashes[:, 0], *together.objectives.T[::-1])))
@@ -63,7 +68,7 @@ class Archive:
         return hypervolume(self.objectives, reference)
 
     def digest(self) -> str:
-        """SHA-256 of the members: equal for equal fronts."""
+        """SHA-256 of the members: equal for equal fronts, whatever their members were bred from."""
         h = hashlib.sha256(repr((self.points.shape, self.objectives.shape)).encode())
         for values, kind in ((self.hashes, "<u8"), (self.objectives, "<f8"), (self.points, "<i2")):
             h.update(np.ascontiguousarray(values, kind).tobytes())
@@ -80,7 +85,7 @@ class Archive:
         return np.concatenate([np.arange(i, len(self), step) for i in range(step)])
 
     def _at(self, rows: Indices) -> Archive:
-        return replace(self, points=self.points[rows], objectives=self.objectives[rows], hashes=self.hashes[rows])
+        return Archive(self.points[rows], self.objectives[rows], self.hashes[rows], self.parents[rows], self.capacity)
 
     def _trimmed(self) -> Archive:
         kept = self
@@ -89,6 +94,11 @@ class Archive:
             lonely = np.argsort(-crowding(kept.objectives), kind="stable")
             kept = kept._at(np.sort(lonely[: len(kept) - drop]))
         return kept
+
+
+def unbred(points: int, genes: int) -> Points:
+    """[points, 2, genes]: the parents of points that have none."""
+    return np.full((points, 2, genes), -1, np.int16)
 
 
 def nondominated(objectives: Objectives) -> Mask:

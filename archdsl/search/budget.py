@@ -34,13 +34,22 @@ class Measure:
             return NAMES.get(self.metric, self.metric)
         return f"latency@{self.device}" + (f"x{self.batch}" if self.batch > 1 else "") + _dtype(self.dtype)
 
+    @property
+    def seconds(self) -> bool:
+        """Whether it is a time, predicted or measured."""
+        return self.metric == "latency" or self == LOCAL
+
     def shown(self, value: float) -> str:
         """A value of this measure with its unit."""
-        if self.metric == "latency":
+        if self.seconds:
             return f"{value * 1e3:.3g} ms"
         if self.metric == "score":
             return f"{value:.2f}"
         return human(round(value)) if self.metric in METRICS else f"{value:.5g}"
+
+
+LOCAL = Measure("latency:local")
+"""Seconds that one image takes on this machine, as the evaluator of that name measures them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,10 @@ class Objective:
 
 
 def parse_budget(text: str) -> Budget:
-    """The budget that `4GFLOPs`, `30Mparams`, `12Macts`, `600MB` or `2ms@h200` states. Raises E-BUDGET."""
+    """The budget that `4GFLOPs`, `30Mparams`, `12Macts`, `600MB`, `2ms@h200` or `2ms@local` states.
+
+    Raises E-BUDGET.
+    """
     found = re.fullmatch(r"(?P<number>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>[A-Za-z]+)(?:@(?P<at>\S+))?", text.strip())
     if found is None:
         raise _unclear(text)
@@ -76,13 +88,12 @@ def parse_budget(text: str) -> Budget:
     if unit in SECONDS:
         if at is None:
             raise error("E-BUDGET", f"`{text}` names no device", help=f"write {text}@{next(iter(devices()))}")
-        return Budget(_latency(at, text), number * SECONDS[unit], text.strip())
+        measure = LOCAL if at.lower() == "local" else _latency(at, text)
+        return Budget(measure, _positive(number, text) * SECONDS[unit], text.strip())
     for name, metric in UNITS.items():
         scale = unit.removesuffix(name)
         if unit.endswith(name) and scale in SCALES and at is None:
-            if number <= 0:
-                raise error("E-BUDGET", f"nothing costs at most `{text}`", help="a budget is more than 0")
-            return Budget(Measure(metric), number * SCALES[scale], text.strip())
+            return Budget(Measure(metric), _positive(number, text) * SCALES[scale], text.strip())
     raise _unclear(text)
 
 
@@ -109,6 +120,9 @@ def _latency(at: str, text: str) -> Measure:
     if found is None:
         raise _unclear(text)
     device, dtype = found["device"].lower(), found["dtype"] or "bf16"
+    if device == "local":
+        help = "as a budget: 2ms@local, of one image; as an objective: --evaluate latency:local"
+        raise error("E-BUDGET", "no latency is predicted for this machine, it is measured", help=help)
     if device not in devices():
         hint = did_you_mean(device, devices()) or f"known are {', '.join(devices())}"
         raise error("E-BUDGET", f"unknown device `{found['device']}`", help=hint)
@@ -117,11 +131,17 @@ def _latency(at: str, text: str) -> Measure:
     return Measure("latency", device, int(found["batch"] or 1), dtype)
 
 
+def _positive(number: float, text: str) -> float:
+    if number <= 0:
+        raise error("E-BUDGET", f"nothing costs at most `{text}`", help="a budget is more than 0")
+    return number
+
+
 def _unclear(text: str) -> Exception:
     return error(
         "E-BUDGET",
         f"`{text}` is not a budget",
-        help="write a number and a unit: 4GFLOPs, 30Mparams, 12Macts, 600MB, 2ms@h200, 15ms@h200x64",
+        help="write a number and a unit: 4GFLOPs, 30Mparams, 12Macts, 600MB, 2ms@h200, 15ms@h200x64, 2ms@local",
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from archdsl.diagnostics import error
+from archdsl.diagnostics import ArchError, error
 from archdsl.frontend.elaborate import Elaborator
 from archdsl.frontend.names import children, mentions
 from archdsl.frontend.space import Point, Space
-from archdsl.frontend.values import Data, Scope, is_number
-from archdsl.search.genome import Gene, Genome, Points
+from archdsl.frontend.values import Architecture, Data, Scope, is_number
+from archdsl.search.genome import Gene, Genome, Points, stream
 from archdsl.syntax import tree
+
+REFERENCE, TRIED = 0x524546, 64
+"""The purpose of the random points, and how many, that stand in where parameters of the first one have no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,12 @@ class Draws:
     reference: Points
     """[1, genes]: a point that is known to be sound, the first seed where there is one."""
     _evaluator: Elaborator = field(init=False)
+    _parts: dict[str, Draws] = field(init=False)
+    """Of each name that was asked for, the draws with nothing that it does not need."""
 
     def __post_init__(self) -> None:
         self._evaluator = Elaborator(self.space.program.loader.vocabulary, self.space.program.loader.names.of)
+        self._parts = {}
 
     @staticmethod
     def of(space: Space) -> Draws:
@@ -46,8 +52,10 @@ class Draws:
         walk = _Walk(space)
         genome = Genome(tuple(walk.genes))
         seeds = [p for _, arch in space.seeds() if (p := space.find(arch)) is not None]
-        first = genome.encode(seeds[0].draws if seeds else {})
-        return Draws(space, genome, walk.columns(), walk.lets(), genome.canonical(first))
+        first = genome.canonical(genome.encode(seeds[0].draws if seeds else {}))
+        draws = Draws(space, genome, walk.columns(), walk.lets(), first)
+        others = genome.random(stream(0, REFERENCE, 0), TRIED)
+        return next((replace(draws, reference=row) for row in (first, *others[:, None]) if draws.able(row)), draws)
 
     def point(self, row: Sequence[int] | Points) -> Point:
         """The point of the space that a row of genes stands for."""
@@ -63,6 +71,48 @@ class Draws:
         ev = Elaborator(self._evaluator.vocabulary, self._evaluator.sites_of)
         point = self.point(row)
         return {**point.lets, **ev.parameters(self.space.base, point.overrides).names}
+
+    def able(self, row: Points) -> bool:
+        """Whether every parameter has a value at a point [1, genes]."""
+        try:
+            self.parameters(row[0])
+        except ArchError:
+            return False
+        return True
+
+    def value(self, column: Column, row: Sequence[int] | Points) -> Data:
+        """What a column holds at a row. Raises what the parameter raises, whatever is wrong with others there."""
+        alone = self._parts.get(column.param)
+        if alone is None:
+            alone = self._parts[column.param] = self._part(column.param)
+        if column not in self.columns.get(column.param, ()):  # a let, which may be called like a parameter
+            return alone.point(row).lets[column.param]
+        found = alone.parameters(row)[column.param]
+        if column.element is None:
+            return found
+        assert isinstance(found, tuple)
+        return found[column.element]
+
+    def _part(self, name: str) -> Draws:
+        """The same genes, and of the parameters and items those that one of them is computed from."""
+        space, needed = self.space, self._needed(name)
+        declared = replace(space.declared, items=tuple(i for i in space.items if i.name.id in needed))
+        params = tuple(p for p in space.base.tree.params if p.name.id in needed)
+        base = replace(space.base, tree=replace(space.base.tree, params=params))
+        return replace(self, space=replace(space, declared=declared, base=base))
+
+    def _needed(self, name: str) -> frozenset[str]:
+        """A parameter or item, and all that its value is computed from."""
+        needed = {name}
+        bound = {i.name.id for i in self.space.items if isinstance(i, tree.Binding)}
+        for param in reversed(self.space.base.tree.params):
+            if param.name.id in needed - bound:
+                exprs = _settled(self.space.base, param)
+                needed |= {p.name.id for p in self.space.base.tree.params for e in exprs if mentions(e, p.name.id)}
+        for item in reversed(self.space.items):
+            if item.name.id in needed:
+                needed |= {i.name.id for i in self.space.items if mentions(item.value, i.name.id)}
+        return frozenset(needed)
 
 
 class _Walk:
@@ -195,8 +245,7 @@ class _Walk:
             if name in bound:
                 behind[name] = self.behind[name]
             else:
-                exprs = [expr for given, expr, _ in base.overrides if given == name]
-                exprs += [param.default] if param.default is not None else []
+                exprs = _settled(base, param)
                 used = (genes for other, genes in behind.items() for e in exprs if mentions(e, other))
                 behind[name] = frozenset().union(*used)
             parts = self.elements.get(name) if name in bound else None
@@ -205,6 +254,12 @@ class _Walk:
             else:
                 out[name] = tuple(Column(name, i, tuple(sorted(genes))) for i, genes in enumerate(parts))
         return out
+
+
+def _settled(base: Architecture, param: tree.Param) -> list[tree.Expr]:
+    """What gives a parameter its value where the space does not: variants, the default."""
+    exprs = [expr for given, expr, _ in base.overrides if given == param.name.id]
+    return exprs + ([param.default] if param.default is not None else [])
 
 
 def _open(expr: tree.Tree) -> bool:

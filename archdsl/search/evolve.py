@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from archdsl.search.archive import Archive, Hashes, Indices, Mask, Objectives
+from archdsl.search.archive import Archive, Hashes, Indices, Mask, Objectives, unbred
 from archdsl.search.genome import Genome, Points, stream
 from archdsl.search.variation import Variation
 
@@ -130,6 +130,8 @@ class State:
     objectives: Objectives
     violation: Floats
     """Of the population."""
+    parents: Points
+    """[population, 2, genes]: of the points that each was bred from; -1 for those it has not."""
     archive: Archive
     effect: Floats
     """[genes, alternatives]: what an alternative adds to how far a point is off its budget, found at the start."""
@@ -160,10 +162,12 @@ class State:
             "population": self.population,
             "objectives": self.objectives,
             "violation": self.violation,
+            "parents": self.parents,
             "effect": self.effect,
             "archive_points": archive.points,
             "archive_objectives": archive.objectives,
             "archive_hashes": archive.hashes,
+            "archive_parents": archive.parents,
         }
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -177,10 +181,10 @@ class State:
             a = {name: arrays[name] for name in arrays.files}
         generation, distinct, feasible, priced, capacity = (int(n) for n in a["counts"])
         keys = np.frombuffer(data, "<u8", distinct, size)
-        archive = Archive(
-            a["archive_points"], a["archive_objectives"], a["archive_hashes"], None if capacity < 0 else capacity
-        )
-        population = (a["population"], a["objectives"], a["violation"])
+        points, hashes = a["archive_points"], a["archive_hashes"]
+        limit = None if capacity < 0 else capacity
+        archive = Archive(points, a["archive_objectives"], hashes, a["archive_parents"], limit)
+        population = (a["population"], a["objectives"], a["violation"], a["parents"])
         return State(generation, *population, archive, a["effect"], Seen(keys), distinct, feasible, priced)
 
 
@@ -210,10 +214,10 @@ class Evolution:
 
     def start(self) -> State:
         """Before the first generation."""
-        empty = np.empty((0, len(self.genome)), np.int16)
+        empty, none = np.empty((0, len(self.genome)), np.int16), unbred(0, len(self.genome))
         archive = Archive.empty(len(self.genome), self.objectives, self.capacity)
         effect = np.zeros((len(self.genome), int(self.genome.options.max(initial=1))))
-        return State(0, empty, np.empty((0, self.objectives)), np.empty(0), archive, effect, Seen())
+        return State(0, empty, np.empty((0, self.objectives)), np.empty(0), none, archive, effect, Seen())
 
     def run(self, state: State, distinct: int) -> Iterator[State]:
         """The states from the one after `state` on until so many distinct points are seen, or no new ones are found."""
@@ -229,10 +233,12 @@ class Evolution:
         rng = stream(self.seed, EVOLVE, state.generation)
         seen = state.seen if len(state.seen) == state.distinct else Seen(state.keys)
         effect, priced, feasible = state.effect, state.priced, state.feasible
-        kept: list[tuple[Points, Evaluated]] = []
-        batch = self._candidates(rng, state, self.size)
+        kept: list[tuple[Points, Indices, Evaluated]] = []
+        pool = np.concatenate([state.archive.points, state.population])
+        batch, bred = self._candidates(rng, state, pool, self.size)
         if state.generation == 0 and self.seeds is not None:
             batch = np.concatenate([self.genome.canonical(self.seeds), batch])[: self.size]
+            bred = np.full((len(batch), 2), -1)
         origin = batch
         least, off = np.full(len(batch), np.inf), np.zeros(len(batch))
         for turn in range(self.rounds + 1):
@@ -240,7 +246,7 @@ class Evolution:
             fresh = seen.add(found.hash[:, 0])
             priced += len(batch)
             feasible += int(np.sum(fresh & (found.violation <= 0)))
-            kept.append((batch[fresh], _at(found, fresh)))
+            kept.append((batch[fresh], bred[fresh], _at(found, fresh)))
             if turn == 0 and state.generation == 0:
                 effect = self._effect(batch, found)
             # a step that made it worse is taken back
@@ -252,21 +258,23 @@ class Evolution:
             if np.sum(broken) + more < REFINED * self.size or turn == self.rounds:
                 break
             repaired = self.variation.step(rng, origin[broken], AIM - off[broken], effect)
-            new = self._candidates(rng, state, more)
-            batch, origin = np.concatenate([repaired, new]), np.concatenate([origin[broken], new])
+            new, of = self._candidates(rng, state, pool, more)
+            batch, bred = np.concatenate([repaired, new]), np.concatenate([bred[broken], of])
+            origin = np.concatenate([origin[broken], new])
             least = np.concatenate([least[broken], np.full(more, np.inf)])
             off = np.concatenate([off[broken], np.zeros(more)])
-        archive, population = self._selected(state, kept)
+        archive, population = self._selected(state, pool, kept)
         return State(state.generation + 1, *population, archive, effect, seen, len(seen), feasible, priced)
 
-    def _candidates(self, rng: np.random.Generator, state: State, count: int) -> Points:
-        pool = np.concatenate([state.archive.points, state.population])
+    def _candidates(self, rng: np.random.Generator, state: State, pool: Points, count: int) -> tuple[Points, Indices]:
+        """New points, and [points, 2]: where in the pool their parents stand, -1 for those they have not."""
         if not len(pool):
-            return self.genome.random(rng, count)
+            return self.genome.random(rng, count), np.full((count, 2), -1)
         front = max(1, len(state.archive))
         first = np.where(rng.random(count) < 0.5, rng.integers(front, size=count), rng.integers(len(pool), size=count))
         second = rng.integers(len(pool), size=count)
-        return self.variation.children(rng, pool[first], pool[second])
+        children, crossed = self.variation.children(rng, pool[first], pool[second])
+        return children, np.stack([first, np.where(crossed, second, -1)], axis=1)
 
     def _effect(self, points: Points, found: Evaluated) -> Floats:
         """[genes, alternatives]: the mean of how far the points that have an alternative are off."""
@@ -282,22 +290,26 @@ class Evolution:
         return out
 
     def _selected(
-        self, state: State, kept: list[tuple[Points, Evaluated]]
-    ) -> tuple[Archive, tuple[Points, Objectives, Floats]]:
-        """The front and the population after a generation."""
-        points, found = np.concatenate([p for p, _ in kept]), Evaluated.joined([e for _, e in kept])
+        self, state: State, pool: Points, kept: list[tuple[Points, Indices, Evaluated]]
+    ) -> tuple[Archive, tuple[Points, Objectives, Floats, Points]]:
+        """The front and the population after a generation, whose parents stand in the pool."""
+        points, bred = np.concatenate([p for p, _, _ in kept]), np.concatenate([b for _, b, _ in kept])
+        found = Evaluated.joined([e for _, _, e in kept])
+        pool = np.concatenate([pool, np.full((1, len(self.genome)), -1, np.int16)])  # where -1 leads to
         objectives, violation = found.objectives, found.violation
         within = violation <= 0
-        archive = state.archive.insert(points[within], objectives[within], found.hash[within])
+        archive = state.archive.insert(points[within], objectives[within], found.hash[within], pool[bred[within]])
         able = np.isfinite(violation) & np.isfinite(objectives).all(axis=1)
         points = np.concatenate([state.population, points[able]])
         objectives = np.concatenate([state.objectives, objectives[able]])
         violation = np.concatenate([state.violation, violation[able]])
         rows = self._best(objectives, violation)
-        return archive, (points[rows], objectives[rows], violation[rows])
+        old, new = np.split(rows, np.searchsorted(rows, [len(state.population)]))
+        parents = np.concatenate([state.parents[old], pool[bred[able][new - len(state.population)]]])
+        return archive, (points[rows], objectives[rows], violation[rows], parents)
 
     def _best(self, objectives: Objectives, violation: Floats) -> Indices:
-        """The rows to go on with: the best of every weighting of the objectives, those within the budgets first."""
+        """The rows to go on with, rising: those that are best by some weighting, the ones within the budgets first."""
         if len(objectives) <= self.parents:
             return np.arange(len(objectives))
         within = objectives[violation <= 0]

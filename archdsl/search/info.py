@@ -161,8 +161,8 @@ def survey(space: Space, samples: int = 200, seed: int = 0, bounds: bool = False
     costs: list[Cost] = []
     mistakes: Counter[str] = Counter()
     for row in draws.genome.random(stream(seed, SURVEY, 0), samples):
-        point = draws.point(row)
         try:
+            point = draws.point(row)
             if space.broken(point):
                 continue
             cost = _cost(space, point)

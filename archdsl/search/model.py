@@ -3,7 +3,8 @@
 Each measured objective gets a Gaussian process over the genes; what is known without measuring (costs) is computed
 for every candidate. The next point is the one whose expected gain of hypervolume is largest: the integral, over what
 the front does not dominate yet, of the probability that the point comes to dominate it. Over boxes it has a closed
-form (doi 10.1109/CEC.2011.5949880), in which a known objective is one without spread.
+form (doi 10.1109/CEC.2011.5949880), in which a known objective is one without spread. One more measurement
+may have a limit instead: a gain then counts by how likely the point is to keep to it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from archdsl.search.archive import Indices, Mask, Objectives, beaten, nondominated
+from archdsl.search.archive import Indices, Mask, Objectives, beaten, nondominated, unbred
 from archdsl.search.genome import Genome, Points, stream
 from archdsl.search.variation import Variation
 
@@ -58,27 +59,37 @@ class Proposer:
         measured: int = 1,
         first: int = FIRST,
         pool: Points | None = None,
+        limit: float | None = None,
     ) -> None:
         """`known` gives the known objectives [points, some] of any points; one that is not finite rules a point out.
 
-        `pool` are candidates to start from, where few random points are not ruled out.
+        `pool` are candidates to start from, where few random points are not ruled out. `limit` is the most that
+        what is measured beside the objectives may be.
         """
         self.genome, self.seed, self.measured, self.first = genome, seed, measured, first
         self._known = known if known is not None else lambda points: np.empty((len(points), 0))
         self._points = np.empty((0, len(genome)), np.int16)
-        self._values = np.empty((0, measured))
+        self._limit = math.inf if limit is None else limit
+        self._values = np.empty((0, measured + (limit is not None)))
         self._pending = np.empty((0, len(genome)), np.int16)
         self._encoding = Encoding(genome)
         self._variation = Variation(genome)
         self._all = every(genome, WHOLE)
         self._given = np.empty((0, len(genome)), np.int16) if pool is None else genome.canonical(pool)
         self._last: Fitted | None = None
+        self._litters: list[tuple[Points, Points]] = []
+        """Points bred for the next one to be asked for, and their parents."""
+        self._bred: dict[bytes, Points] = {}
+        """Parents of points asked for."""
 
     def tell(self, points: Points, values: Floats) -> None:
-        """What was measured of points [points] or [points, measured]; NaN where an evaluation failed."""
+        """What was measured of points [points] or [points, measured]: objectives, then what has a limit.
+
+        NaN where an evaluation failed.
+        """
         points = self.genome.canonical(points)
         self._points = np.concatenate([self._points, points])
-        self._values = np.concatenate([self._values, np.reshape(values, (len(points), self.measured))])
+        self._values = np.concatenate([self._values, np.reshape(values, (len(points), self._values.shape[1]))])
         self._pending = self._pending[~_among(self._pending, points)]
 
     def ask(self, count: int = 1) -> Points:
@@ -87,13 +98,27 @@ class Proposer:
         for _ in range(count):
             met = np.concatenate([self._points, self._pending])
             rng = stream(self.seed, PROPOSE, len(met))
+            self._litters.clear()
             blind = len(met) < self.first or not np.isfinite(self._values).all(axis=1).any()
             new = self._spread(rng, met) if blind else self._improving(rng, met)
             if not len(new):
                 break
             asked = np.concatenate([asked, new])
+            self._note(new)
             self._pending = np.concatenate([self._pending, new])
         return asked
+
+    def parents(self, points: Points) -> Points:
+        """[points, 2, genes]: the points that points asked for were bred from; -1 for those they have not."""
+        none = unbred(1, len(self.genome))[0]
+        found = [self._bred.get(row.tobytes(), none) for row in points]
+        return np.array(found, np.int16).reshape(len(points), *none.shape)
+
+    def _note(self, new: Points) -> None:
+        """Remembers the parents of a point [1, genes], where it was bred."""
+        for children, parents in self._litters:
+            for at in np.flatnonzero((children == new).all(axis=1))[:1]:
+                self._bred.setdefault(new.tobytes(), parents[at])
 
     def _spread(self, rng: np.random.Generator, met: Points) -> Points:
         """The first candidate at the lowest known cost, the others as far as possible from all before."""
@@ -113,10 +138,12 @@ class Proposer:
     def _improving(self, rng: np.random.Generator, met: Points) -> Points:
         """The candidate with the largest expected gain."""
         fitted = self._fitted()
-        models = [self._model(m, met, fitted) for m in range(self.measured)]
-        expected = self._expected(models, met)
-        able = np.flatnonzero(np.isfinite(expected).all(axis=1))
+        models = [self._model(m, met, fitted) for m in range(self._values.shape[1])]
+        expected, margin = self._expected(models, met), self._margin(models, met)
+        able = np.flatnonzero(np.isfinite(expected).all(axis=1) & (margin >= 0))
         best = able[nondominated(expected[able])]
+        if not len(best) and self._limit < math.inf:
+            return self._likeliest(rng, models, met, int(np.argmax(margin)))
         if not len(best):
             return self._spread(rng, met)
         if self._all is None:
@@ -134,6 +161,28 @@ class Proposer:
         at = int(np.argmax(gain)) if len(pool) else 0
         return pool[at : at + 1]
 
+    def _likeliest(self, rng: np.random.Generator, models: list[Process], met: Points, closest: int) -> Points:
+        """The candidate that is likeliest to keep to the limit, where no point met does."""
+        pool, known = self._candidates(met, self._pool(rng, met[[closest]]) if self._all is None else self._all)
+        return pool[np.argsort(-self._sigmas(models, pool, known), kind="stable")[:1]]
+
+    def _sigmas(self, models: list[Process], points: Points, known: Objectives) -> Floats:
+        """By how many standard deviations points are expected to stay below the limit."""
+        out = np.full(len(points), np.inf)
+        for model in models[self.measured :]:
+            mean, spread = model.predict(self._joined(points, known))
+            out = (self._limit - mean) / spread
+        return out
+
+    def _margin(self, models: list[Process], met: Points) -> Floats:
+        """How far below the limit what was measured lies; of pending points what is expected to be."""
+        out = np.full(len(met), np.inf)
+        told = self._values[: len(met)]
+        for model, values in zip(models[self.measured :], told[:, self.measured :].T, strict=True):
+            expected = model.predict(self._features(met[len(told) :]))[0]
+            out = self._limit - np.append(np.where(np.isfinite(values), values, np.inf), expected)
+        return out
+
     def _pool(self, rng: np.random.Generator, best: Points) -> Points:
         """Candidates of a space that is too large to look at as a whole."""
         return np.unique(np.concatenate([self._random(rng), self._near(rng, best)]), axis=0)
@@ -149,13 +198,15 @@ class Proposer:
         worst = front.max(axis=0)
         reference = worst + 0.1 * (worst - front.min(axis=0))
         reference[self.measured :] = np.maximum(reference[self.measured :], known.max(axis=0, initial=-np.inf))
-        out[rows] = expected_gain(mean[rows], spread[rows], front, reference)
+        sigmas = self._sigmas(models, pool[rows], known[rows])
+        likely = np.array([math.erfc(-s / 2**0.5) / 2 for s in sigmas.tolist()])
+        out[rows] = expected_gain(mean[rows], spread[rows], front, reference) * likely
         return out
 
     def _predicted(self, models: list[Process], points: Points, known: Objectives) -> tuple[Objectives, Objectives]:
         """Means and standard deviations of all objectives; what is known has no deviation."""
-        features = np.concatenate([self._encoding.features(points), np.where(np.isfinite(known), known, 0)], axis=1)
-        predicted = [model.predict(features) for model in models]
+        features = self._joined(points, known)
+        predicted = [model.predict(features) for model in models[: self.measured]]
         mean = np.stack([*(m for m, _ in predicted), *known.T], axis=1)
         return mean, np.stack([*(s for _, s in predicted), *np.zeros_like(known.T)], axis=1)
 
@@ -164,7 +215,11 @@ class Proposer:
 
     def _near(self, rng: np.random.Generator, points: Points) -> Points:
         first, second = rng.integers(len(points), size=(2, POOL))
-        return np.unique(self._variation.children(rng, points[first], points[second]), axis=0)
+        children, crossed = self._variation.children(rng, points[first], points[second])
+        parents = np.stack([points[first], np.where(crossed[:, None], points[second], -1)], axis=1)
+        children, at = np.unique(children, axis=0, return_index=True)
+        self._litters.append((children, parents[at]))
+        return children
 
     def _candidates(self, met: Points, points: Points) -> tuple[Points, Objectives]:
         """The points not met that no known objective rules out, and their known objectives."""
@@ -174,7 +229,9 @@ class Proposer:
         return points[able], known[able]
 
     def _features(self, points: Points) -> Floats:
-        known = self._known(points)
+        return self._joined(points, self._known(points))
+
+    def _joined(self, points: Points, known: Objectives) -> Floats:
         return np.concatenate([self._encoding.features(points), np.where(np.isfinite(known), known, 0)], axis=1)
 
     def _fitted(self) -> Fitted:
@@ -184,23 +241,25 @@ class Proposer:
             size = math.ceil(size * GROWTH)
         if self._last is None or self._last.size != size:
             met = self._points[:size]
-            parameters = [fit(self._encoding, self._features(met), self._told(m, size)) for m in range(self.measured)]
+            columns = range(self._values.shape[1])
+            parameters = [fit(self._encoding, self._features(met), self._told(m, size)) for m in columns]
             self._last = Fitted(size, parameters, met[:0])
             if self._all is not None:
-                models = [self._model(m, met, self._last) for m in range(self.measured)]
+                models = [self._model(m, met, self._last) for m in columns]
                 pool, known = self._candidates(met, self._all)
                 mean, spread = self._predicted(models, pool, known)
-                self._last = Fitted(size, parameters, pool[~beaten(mean - LUCK * spread, self._expected(models, met))])
+                within = self._expected(models, met)[self._margin(models, met) >= 0]
+                self._last = Fitted(size, parameters, pool[~beaten(mean - LUCK * spread, within)])
         return self._last
 
     def _told(self, m: int, size: int) -> Floats:
-        """One measured objective of the first points told; a failure counts as the worst of them."""
+        """One measured column of the first points told; a failure counts as the worst of them."""
         values = self._values[:size, m]
         finite = np.isfinite(values)
         return np.where(finite, values, values[finite].max() if finite.any() else 0.0)
 
     def _model(self, m: int, met: Points, fitted: Fitted) -> Process:
-        """The process of one measured objective; points that are pending have the value it expects of them."""
+        """The process of one measured column; points that are pending have the value it expects of them."""
         values = self._told(m, len(met))
         features = self._features(met)
         process = Process.of(self._encoding, fitted.parameters[m], features[: len(values)], values)
@@ -217,7 +276,7 @@ class Fitted:
     size: int
     """Of how many points it is a function."""
     parameters: list[Parameters]
-    """Of each measured objective."""
+    """Of each measured column."""
     shortlist: Points
     """Of a space that is a candidate as a whole: those that could be on the front."""
 

@@ -50,24 +50,29 @@ class Loop:
     """The body reads its index otherwise only modulo these; None: it reads the index itself."""
 
 
+class Inseparable(Exception):
+    """An arch cannot be priced in pieces. The message says why, after "as"."""
+
+
 def cut(
     arch: Architecture, columns: Mapping[str, tuple[Column, ...]], reference: Mapping[str, Data], ev: Elaborator
 ) -> tuple[Piece, ...]:
     """The pieces of an arch in order: a stem, every statement of every stage, a head.
 
-    `reference` holds the parameters at one point, to run the loops whose bounds no draw decides. An arch that requires
-    something of its own costs, or may return before its last statement, is one piece.
+    `reference` holds the parameters at one point, to run the loops whose bounds no draw decides. Raises Inseparable.
     """
     statements = arch.tree.body.statements
     cutter = _Cutter(columns, Scope(arch.scope, dict(reference)), ev, frozenset(assigned(statements)))
     drafts = list(cutter.body(statements, arch.tree, {}))
-    if _measured(arch.tree.body) or any(_returns(s) for d in drafts[:-1] for s in d.statements):
-        return whole(arch, columns)
+    if _measured(arch.tree.body):
+        raise Inseparable("it requires something of what all of it costs")
+    if any(_returns(s) for d in drafts[:-1] for s in d.statements):
+        raise Inseparable("it may return before its last statement")
     return _linked(drafts, cutter)
 
 
 def whole(arch: Architecture, columns: Mapping[str, tuple[Column, ...]]) -> tuple[Piece, ...]:
-    """The arch as a single piece: for one whose parts share weights."""
+    """The arch as a single piece: for one that is inseparable."""
     all_columns = tuple(c for group in columns.values() for c in group)
     return (Piece(arch.tree.body.statements, arch.tree, {}, all_columns, (), ()),)
 

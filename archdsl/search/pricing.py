@@ -7,7 +7,7 @@ piece. The sums equal those of the whole graph, and so does the hash: two points
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from archdsl.search import pieces
 from archdsl.search.draws import Column, Draws
 from archdsl.search.genome import Points
 from archdsl.search.metrics import METRICS, measure
-from archdsl.search.pieces import Piece
+from archdsl.search.pieces import Inseparable, Piece
 from archdsl.search.tables import Codes, Interned, Table
 from archdsl.syntax import tree
 
@@ -37,10 +37,6 @@ BOUNDARY = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
 WORD = 1 << 64
 FEW = 4
 """Points that are priced one by one."""
-
-
-class Inseparable(Exception):
-    """Pieces that share more than values: weights, frames, functions that hold tensors."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,13 @@ class _Absent:
 ABSENT: Data = _Absent()  # type: ignore[assignment]
 
 
+@dataclass(frozen=True)
+class _Missing:
+    """What a column has in place of a value where a default, or an item of the space, is a mistake."""
+
+    reason: ArchError
+
+
 class Pricer:
     """The costs of a space's points, by METRICS and then by `measures`, which are sums over ops as well.
 
@@ -91,16 +94,28 @@ class Pricer:
         self.draws = Draws.of(space)
         self.genome = self.draws.genome
         self.reference = self.draws.parameters(self.draws.reference[0])
-        parts = pieces.cut(space.base, self.draws.columns, self.reference, self.evaluator())
-        self.pieces = self._empty(parts)
+        self.undivided = ""
+        """Why every point is priced as a whole, four orders of magnitude slower; empty where it is priced in pieces."""
+        try:
+            self._begin(pieces.cut(space.base, self.draws.columns, self.reference, self.evaluator()))
+        except Inseparable as e:
+            self._undivided(e)
         self.price(self.draws.reference)
 
-    def _empty(self, parts: Sequence[Piece]) -> tuple[PricedPiece, ...]:
+    def _begin(self, parts: Sequence[Piece]) -> None:
         """The pieces with nothing known of them yet."""
         self.columns: dict[Column, _Values] = {}
         self.locals: dict[str, Interned[Data]] = {}
         self.rules = tuple(_Rule(self, r.condition) for r in self.space.before)
-        return tuple(PricedPiece(self, part) for part in parts)
+        self.pieces = tuple(PricedPiece(self, part) for part in parts)
+        read = {c for rule in self.rules for c in rule.columns} | {c for p in self.pieces for c in p.part.columns}
+        drawn = dict.fromkeys([*(c for of in self.draws.columns.values() for c in of), *self.draws.lets.values()])
+        self.unread = tuple(c for c in drawn if c.genes and c not in read)
+        """Columns that matter only in that a point is unsound where they have no value."""
+
+    def _undivided(self, reason: Inseparable) -> None:
+        self.undivided = str(reason)
+        self._begin(pieces.whole(self.space.base, self.draws.columns))
 
     def evaluator(self) -> Elaborator:
         return Elaborator(self.space.program.loader.vocabulary, self.space.program.loader.names.of, self.mode)
@@ -128,8 +143,8 @@ class Pricer:
         price = self._few if len(points) <= FEW else self._many
         try:
             return price(points)
-        except Inseparable:
-            self.pieces = self._empty(pieces.whole(self.space.base, self.draws.columns))
+        except Inseparable as e:
+            self._undivided(e)
             return price(points)
 
     def _many(self, points: Points) -> Priced:
@@ -140,6 +155,9 @@ class Pricer:
         columns: dict[Column, Codes] = {}
         for rule in self.rules:
             sound &= rule.met(points, columns)
+        for column in self.unread:
+            values = self.values(column)
+            sound &= values.sound(values.codes(points))
         alive = np.flatnonzero(sound)
         genes = points[alive]
         columns = {c: codes[alive] for c, codes in columns.items()}
@@ -181,6 +199,10 @@ class Pricer:
         for rule in self.rules:
             if not rule.table.row(tuple([self.values(c).code(row) for c in rule.columns])):
                 return replace(self.zero, error=ArchError())
+        for column in self.unread:
+            missing = _missing([self.values(column).values[self.values(column).code(row)]])
+            if missing is not None:
+                return replace(self.zero, error=missing.reason)
         total = self.zero.metrics
         first = second = 0
         codes: dict[Column, int] = {}
@@ -218,7 +240,10 @@ class _Rule:
 
     def fill(self, key: tuple[int, ...]) -> int:
         values = {c: v[code] for c, v, code in zip(self.columns, self.inputs, key, strict=True)}
-        scope = Scope(self.pricer.space.program.scope, _filled(self.pricer.reference, values))
+        if _missing(values.values()) is not None:
+            return 0
+        lets = self.pricer.draws.point(self.pricer.draws.reference[0]).lets
+        scope = Scope(self.pricer.space.program.scope, _filled({**self.pricer.reference, **lets}, values))
         return int(self.pricer.evaluator().truth(self.condition, scope, None))
 
     def met(self, points: Points, columns: dict[Column, Codes]) -> NDArray[np.bool_]:
@@ -237,14 +262,19 @@ class _Values:
         self.values: Interned[Data] = Interned()
         options = pricer.genome.options
         self.table = Table([lambda n=int(options[g]): n for g in column.genes], self.fill)  # type: ignore[misc]
+        others = (c for c in pricer.draws.columns.get(column.param, ()) if c.element != column.element)
+        self.mixed = any(set(c.genes) & set(column.genes) for c in others)
+        """Whether other elements of the list depend on the same genes: a mistake may then be theirs."""
 
     def fill(self, key: tuple[int, ...]) -> int:
         row = self.pricer.draws.reference[0].copy()
         row[list(self.column.genes)] = key
-        value = self.pricer.draws.parameters(self.pricer.genome.canonical(row[None])[0])[self.column.param]
-        if self.column.element is not None:
-            assert isinstance(value, tuple)
-            value = value[self.column.element]
+        try:
+            value = self.pricer.draws.value(self.column, self.pricer.genome.canonical(row[None])[0])
+        except ArchError as e:
+            if self.mixed:
+                raise
+            return self.values.code(_Missing, _Missing(e))  # type: ignore[arg-type]
         return self.values.code(key_of(value), value)
 
     def genes(self, code: int) -> tuple[int, ...]:
@@ -254,6 +284,11 @@ class _Values:
     def code(self, row: tuple[int, ...]) -> int:
         """The code of one point's value."""
         return self.table.row(tuple([row[g] for g in self.column.genes]))
+
+    def sound(self, codes: Codes) -> NDArray[np.bool_]:
+        """[points]: whether the code of each is that of a value."""
+        missing = [code for code, value in enumerate(self.values.values) if _missing([value]) is not None]
+        return ~np.isin(codes, missing)
 
     def codes(self, points: Points) -> Codes:
         return self.table.rows([points[:, g].astype(np.int32) for g in self.column.genes], len(points))
@@ -295,10 +330,13 @@ class PricedPiece:
 
     def fill(self, key: tuple[int, ...]) -> int:
         given = [values[code] for values, code in zip(self.inputs, key, strict=True)]
+        missing = _missing(given)
         n = len(self.part.columns)
         columns = dict(zip(self.part.columns, given[:n], strict=True))
         state = dict(zip(self.part.takes, given[n:], strict=True))
         try:
+            if missing is not None:
+                raise missing.reason
             row = self.looped(key, columns, state) if self.part.loop is not None else None
             row = row or self.run(self.part.statements, columns, state, self.part.gives)
             for _ in range(self.part.ends):
@@ -320,6 +358,8 @@ class PricedPiece:
         """How often the piece's loop turns at a key; infinite where that is no number or a mistake."""
         assert self.part.loop is not None
         given = [values[code] for values, code in zip(self.inputs, key, strict=True)]
+        if _missing(given) is not None:
+            return float("inf")
         scope = self.scope(dict(zip(self.part.columns, given, strict=False)))
         scope.names.update(zip(self.part.takes, given[len(self.part.columns) :], strict=True))
         try:
@@ -440,6 +480,11 @@ class PricedPiece:
         return tuple(parts)
 
 
+def _missing(values: Iterable[object]) -> _Missing | None:
+    """The first that is no value."""
+    return next((v for v in values if isinstance(v, _Missing)), None)
+
+
 def _filled(reference: Mapping[str, Data], columns: Mapping[Column, Data]) -> dict[str, Data]:
     """The parameters of the reference with the values of columns in their places."""
     names = dict(reference)
@@ -474,12 +519,14 @@ def _lifted(value: object) -> Data:
     """A variable's value free of the graph it stands in. Raises Inseparable."""
     if isinstance(value, Tensor):
         if value.frames or value.type.frames:
-            raise Inseparable
+            raise Inseparable("a statement leaves open what a later one has to put back: windows, sequences")
         return _Type(value.type.plain())  # type: ignore[return-value]
     if isinstance(value, tuple):
         return tuple(_lifted(v) for v in value)
-    if isinstance(value, Function) and (value.instance is not None or isinstance(value.declaration, tree.Lambda)):
-        raise Inseparable
+    if isinstance(value, Function) and value.instance is not None:
+        raise Inseparable("statements share weights")
+    if isinstance(value, Function) and isinstance(value.declaration, tree.Lambda):
+        raise Inseparable("a later statement calls a `fn` of an earlier one")
     return value  # type: ignore[return-value]
 
 

@@ -15,7 +15,7 @@ from archdsl.diagnostics import did_you_mean, error
 from archdsl.frontend.names import children
 from archdsl.frontend.space import Space
 from archdsl.ir.graph import Graph
-from archdsl.search.budget import Budget, Measure, Objective
+from archdsl.search.budget import LOCAL, Budget, Measure, Objective
 from archdsl.search.devices import DTYPES, PICO, devices, latency
 from archdsl.search.evolve import Evaluated
 from archdsl.search.genome import Points
@@ -42,6 +42,8 @@ class Problem:
     objectives: tuple[Objective, ...]
     utilization: float = 0.0
     """The least share of a budget that a point must use: of the one it uses most."""
+    timed: tuple[Budget, ...] = ()
+    """Budgets of time on this machine, which no price tells: whoever measures a point compares it with them."""
     score_name: str = "default"
     input: tuple[int, int, int] | None = None
 
@@ -53,11 +55,21 @@ class Problem:
         utilization: float = 0.0,
         input: tuple[int, int, int] | None = None,
     ) -> Problem:
-        """With the usual objectives where none are given: the score, and the space's own goals or the latency."""
+        """With the usual objectives where none are given: the score, and the space's own goals or the latency.
+
+        No least share can be asked for where a point may use most of a budget that is measured. What is to be
+        measured has to differ in cost, so there the predicted latency joins a score that stands alone.
+        """
         if not objectives:
             goals = tuple(Objective(measure(g.value), g.sense == "maximize") for g in space.goals)
             objectives = (Objective(Measure("score"), maximize=True), *(goals or (Objective(USUAL),)))
-        return Problem(space, tuple(budgets), tuple(dict.fromkeys(objectives)), utilization, input=input)
+        timed = tuple(b for b in budgets if b.measure == LOCAL)
+        if timed:
+            utilization = 0.0
+            if all(o.measure.metric == "score" for o in objectives):
+                objectives = (*objectives, Objective(USUAL))
+        priced = tuple(b for b in budgets if b.measure != LOCAL)
+        return Problem(space, priced, tuple(dict.fromkeys(objectives)), utilization, timed, input=input)
 
     @cached_property
     def latencies(self) -> tuple[Measure, ...]:

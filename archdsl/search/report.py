@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from archdsl.cost import CONVENTIONS, price
 from archdsl.ir.graph import Graph
 from archdsl.resources import template_dir
-from archdsl.search.budget import Measure
+from archdsl.search.budget import LOCAL, Measure
 from archdsl.search.info import large
 from archdsl.search.metrics import METRICS
 from archdsl.search.published import COMPARED, Published
@@ -38,6 +38,7 @@ WORDS: Mapping[str, str] = {
     "macs": "multiply-adds per image",
     "activations": "activations per image",
     "bytes": "bytes moved per image",
+    LOCAL.metric: "measured latency of one image on this machine (processor time, one thread, median of ten runs)",
 }
 
 
@@ -196,11 +197,11 @@ def pareto_csv(study: Study) -> str:
     measures = study.best.measures
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    titles = [f"{m} (s)" if m.metric == "latency" else str(m) for m in measures]
-    writer.writerow(["id", "score", "spread", *titles, "nearest", "hash"])
+    titles = [f"{m} (s)" if m.seconds else str(m) for m in measures]
+    writer.writerow(["id", "score", "spread", *titles, "nearest", "parents", "hash"])
     for m in study.members:
         numbers = [_plain(m.measures[measure]) for measure in measures]
-        writer.writerow([m.id, m.score, m.spread, *numbers, m.nearest, m.hash])
+        writer.writerow([m.id, m.score, m.spread, *numbers, m.nearest, " ".join(m.parents), m.hash])
     return out.getvalue()
 
 
@@ -292,6 +293,7 @@ def page(study: Study) -> dict[str, object]:
                 "text": m.text,
                 "stages": m.stages,
                 "nearest": m.nearest,
+                "parents": " ".join(m.parents),
                 "spread": m.spread,
                 "values": [value_of(m, measure) for measure in measures],
                 "shown": [shown(m, measure) for measure in measures],
@@ -421,6 +423,7 @@ def as_dict(study: Study) -> dict[str, object]:
                 "spread": m.spread,
                 "measures": {str(measure): value for measure, value in m.measures.items()},
                 "nearest": m.nearest,
+                "parents": list(m.parents),
                 "stages": m.stages,
             }
             for m in study.members

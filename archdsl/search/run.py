@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
@@ -27,13 +28,14 @@ from archdsl.diagnostics import error
 from archdsl.frontend.locate import locate
 from archdsl.frontend.program import Program
 from archdsl.frontend.space import Space
+from archdsl.ir.graph import Graph
 from archdsl.ir.hash import canonical_hash
 from archdsl.search.archive import Archive, hypervolume
-from archdsl.search.budget import Measure, Objective, parse_budget, parse_objective
-from archdsl.search.evaluators import Evaluation, evaluator
+from archdsl.search.budget import LOCAL, Measure, Objective, parse_budget, parse_objective
+from archdsl.search.evaluators import evaluator
 from archdsl.search.evolve import Evaluated, Evolution, State
 from archdsl.search.feasibility import reachable, unsound
-from archdsl.search.funnel import Evaluate, measured
+from archdsl.search.funnel import Evaluate, Found, Record, measured
 from archdsl.search.genome import Points
 from archdsl.search.metrics import METRICS
 from archdsl.search.problem import Problem
@@ -42,6 +44,7 @@ from archdsl.search.sources import copied, variant_file
 from archdsl.search.store import SETTINGS, STATE, Store
 from archdsl.search.study import Member, Progress, Study
 from archdsl.search.subspace import Course, Subspace
+from archdsl.search.trials import refuse_taken, trials
 
 TRIALS = 1_000_000
 """Distinct candidates that a search sees unless told otherwise."""
@@ -81,6 +84,12 @@ class Settings:
         space = Space.open(Program.open(found.path), found.arch)
         return Problem.of(space, budgets, objectives, self.utilization, self.input)
 
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        """The names of what measures candidates: for an objective, and for budgets of time."""
+        asked = [self.evaluate] if self.evaluate else []
+        return tuple(dict.fromkeys([*asked, *([LOCAL.metric] if self.problem.timed else [])]))
+
 
 @dataclass
 class Search:
@@ -91,22 +100,34 @@ class Search:
     workers: int = 1
     time_limit: float | None = None
     """Seconds after which it stops, whatever it has: the result then depends on the machine."""
+    storage: str | None = None
+    """Where an Optuna study of it is kept; no part of the settings, as it may hold a password."""
     history: list[Progress] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tell: Callable[[str], None] = lambda line: None
+    """What a user should know while it runs."""
+    undivided: str = ""
+    """Why candidates are priced as a whole, where they are."""
     moves: dict[str, object] = field(default_factory=dict)
     """How the space moved before it was searched, for run.toml."""
 
     @staticmethod
     def started(
-        settings: Settings, output: Path, name: str | None = None, workers: int = 1, time_limit: float | None = None
+        settings: Settings,
+        output: Path,
+        name: str | None = None,
+        workers: int = 1,
+        time_limit: float | None = None,
+        storage: str | None = None,
     ) -> Search:
-        """A search in a new directory below `output`. Raises E-RUN where `name` is taken."""
+        """A search in a new directory below `output`. Raises E-RUN and E-STORAGE where `name` is taken."""
+        _refuse_endless(time_limit)
         problem = settings.problem
         if settings.evaluate:
             evaluator(settings.evaluate)
         if name is not None and (name != Path(name).name or name in ("", ".", "..")):
             raise error("E-RUN", f"`{name}` is no name of a directory", help="choose where it goes with --output")
-        usual = "-".join([problem.space.declared.name.id, *(b.text for b in problem.budgets)])
+        usual = "-".join([problem.space.declared.name.id, *(b.text for b in (*problem.budgets, *problem.timed))])
         taken = (output / (name or usual)).exists()
         if taken and name is not None:
             raise error(
@@ -118,6 +139,8 @@ class Search:
         while taken and (output / f"{usual}-{number}").exists():
             number += 1
         directory = output / (name or (f"{usual}-{number}" if taken else usual))
+        if storage is not None:
+            refuse_taken(storage, directory.name)
         found = locate(settings.space, kind="space")
         place = str(found.path.resolve()) + (f":{found.arch}" if found.arch is not None else "")
         record = {**asdict(settings), "space": place, "sources": copied(problem.space)[0]}
@@ -126,11 +149,14 @@ class Search:
         except OSError as e:
             raise error("E-RUN", f"cannot make `{directory}`: {e.strerror}") from e
         write_file(directory / STATE / SETTINGS, json.dumps(record, indent=1) + "\n")
-        return Search(settings, directory, workers, time_limit)
+        return Search(settings, directory, workers, time_limit, storage)
 
     @staticmethod
-    def resumed(directory: Path, workers: int = 1, time_limit: float | None = None) -> Search:
+    def resumed(
+        directory: Path, workers: int = 1, time_limit: float | None = None, storage: str | None = None
+    ) -> Search:
         """The search of a directory. Raises E-RUN where there is none."""
+        _refuse_endless(time_limit)
         try:
             record = json.loads((directory / STATE / SETTINGS).read_text(encoding="utf-8"))
             sources = record.pop("sources")
@@ -146,25 +172,40 @@ class Search:
                 f"the space has changed since the search in `{directory}` began",
                 help="what it found so far would not fit: start one without --resume",
             )
-        return Search(settings, directory, workers, time_limit)
+        return Search(settings, directory, workers, time_limit, storage)
 
     def run(self, watch: Callable[[Progress], None] = lambda p: None) -> Study:
-        """Runs to the end, from where the directory's last generation stands. Raises E-RUN, E-BUDGET, E-INFEASIBLE."""
+        """Runs to the end, from where the directory's last generation stands.
+
+        Raises E-RUN, E-BUDGET, E-INFEASIBLE, E-STORAGE, and E-DEPENDENCY.
+        """
         started = time.monotonic()
         problem = self.settings.problem
+        self.noted(problem.pricer.undivided)
         if problem.budgets:
             share = reachable(problem, self.settings.seed)
+            self.noted(problem.pricer.undivided)
             if share < problem.utilization:
                 self.notes.append(f"no candidate was found that uses more than {share:.1%} of a budget")
                 problem = problem.loosened()
-        with Store(self.directory) as store, self.priced(problem) as price:
+        with Store(self.directory) as store, self.recorded(problem) as record, self.priced(problem) as price:
             part = self.part(problem, price)
             for state in self.states(problem, part, price, store, started, watch):
                 last = state
             last = part.restored(last)
-            if self.settings.evaluate:
-                return self.measured(problem, last)
-        return self.study(problem, last.archive)
+            if self.settings.evaluators:
+                return self.measured(problem, last, record)
+            study = self.study(problem, last.archive)
+            for member in study.members:
+                record(member.genes, {})
+        return study
+
+    def noted(self, undivided: str) -> None:
+        """Says once that candidates are priced as a whole, and why."""
+        if undivided and not self.undivided:
+            self.undivided = undivided
+            self.notes.append(f"every candidate is priced as a whole, ten thousand times slower, as {undivided}")
+            self.tell(self.notes[-1])
 
     def part(self, problem: Problem, price: Callable[[Points], Evaluated]) -> Subspace:
         """What is searched of the space: all of it, unless it moves first."""
@@ -176,20 +217,47 @@ class Search:
         self.moves = course.recorded(draws, objective)
         return course.part
 
-    def measured(self, problem: Problem, state: State) -> Study:
+    def measured(self, problem: Problem, state: State, record: Record) -> Study:
         """The front of what is measured of the candidates that the analytic search kept."""
-        settings, chosen = self.settings, evaluator(self.settings.evaluate)
-        if not chosen.reproducible:
-            self.notes.append(f"{chosen.name} is measured: not reproducible")
+        settings, names = self.settings, self.settings.evaluators
+        goal = evaluator(settings.evaluate) if settings.evaluate else None
+        self.notes += [f"{name} is measured: not reproducible" for name in names if not evaluator(name).reproducible]
+        final = self.final(problem)
         with self.evaluating() as evaluate:
-            archive, values = measured(
-                problem, state, chosen, evaluate, settings.evaluations, settings.seed, self.directory
+            archive, met = measured(
+                problem,
+                state,
+                goal,
+                [o for o in final.objectives if o in problem.objectives],
+                evaluate,
+                settings.evaluations,
+                settings.seed,
+                self.directory,
+                record,
             )
-        objective = Objective(Measure(chosen.name), chosen.direction == "maximize")
-        others = (o for o in problem.objectives if o.measure.metric != "score")
-        replaced = replace(problem, objectives=(objective, *others))
-        vars(replaced)["pricer"] = problem.pricer
-        return self.study(replaced, archive, {Measure(chosen.name): values})
+        values = {Measure(name): {row: found[name].value for row, found in met.items()} for name in names}
+        return self.study(final, archive, values)
+
+    def final(self, problem: Problem) -> Problem:
+        """The problem of the front: what is evaluated stands in the score's place."""
+        settings = self.settings
+        objectives = tuple(map(parse_objective, settings.objectives)) or problem.objectives
+        if settings.evaluate:
+            chosen = evaluator(settings.evaluate)
+            others = (o for o in objectives if o.measure.metric != "score")
+            objectives = (Objective(Measure(chosen.name), chosen.direction == "maximize"), *others)
+        out = replace(problem, objectives=tuple(dict.fromkeys(objectives)))
+        vars(out).update(pricer=problem.pricer, latencies=problem.latencies)
+        return out
+
+    @contextlib.contextmanager
+    def recorded(self, problem: Problem) -> Iterator[Record]:
+        """What takes down evaluated points: in the study of the storage, where there is one."""
+        if self.storage is None:
+            yield lambda row, found: None
+            return
+        with trials(self.storage, self.directory, self.final(problem)) as study:
+            yield study.add
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[Evaluate]:
@@ -227,6 +295,7 @@ class Search:
             size=settings.generation,
         )
         state, self.history = store.last(evolution.start())
+        self.noted(self.history[-1].undivided if self.history else "")
         before = self.history[-1].seconds if self.history else 0.0
         yield state
         known = state.distinct
@@ -251,16 +320,30 @@ class Search:
             box = np.stack([high + 0.1 * (high - low), np.maximum(high - low, 1e-12)])
         volume = 0.0 if box is None else hypervolume(front, box[0]) / float(np.prod(box[1]))
         counts = (state.generation, state.priced, state.distinct, state.feasible, len(state.archive))
-        return Progress(*counts, volume, seconds, () if box is None else tuple(map(tuple, box.tolist())))
+        return Progress(
+            *counts, volume, seconds, () if box is None else tuple(map(tuple, box.tolist())), self.undivided
+        )
 
     @contextlib.contextmanager
     def priced(self, problem: Problem) -> Iterator[Callable[[Points], Evaluated]]:
         """The problem as a function of points, computed here or by several processes."""
+
+        def alone(points: Points) -> Evaluated:
+            found = problem(points)
+            self.noted(problem.pricer.undivided)
+            return found
+
+        def together(points: Points) -> Evaluated:
+            parts = np.array_split(points, self.workers)
+            found = list(pool.map(_price, parts, [problem.utilization] * self.workers))
+            self.noted(next((undivided for _, undivided in found if undivided), ""))
+            return Evaluated.joined([part for part, _ in found])
+
         if self.workers <= 1:
-            yield problem
+            yield alone
             return
         with self.pool() as pool:
-            yield lambda points: _together(pool, points, self.workers, problem.utilization)
+            yield together
 
     # -- results -----------------------------------------------------------------------------------------
 
@@ -281,7 +364,18 @@ class Search:
                 help="allow more, or lower --min-util",
             )
         published = Published.read()
-        found = [self.member(problem, row, published, measured) for row in chosen.points]
+        identified: dict[tuple[int, ...], str] = {}
+
+        def identity(row: Points) -> str:
+            genes = tuple(row.tolist())
+            if genes not in identified:
+                identified[genes] = _id(canonical_hash(self.graph(problem, row)))
+            return identified[genes]
+
+        found = []
+        for row, parents in zip(chosen.points, chosen.parents, strict=True):
+            known = (identity(parent) for parent in parents if (parent >= 0).any())
+            found.append(self.member(problem, row, tuple(dict.fromkeys(known)), published, measured))
         unique = {m.hash: m for m in reversed(found)}
         first = problem.objectives[0]
 
@@ -295,7 +389,7 @@ class Search:
             self.directory.name,
             f"{space.program.path.name}:{space.declared.name.id}",
             space.size,
-            problem.budgets,
+            (*problem.budgets, *problem.timed),
             problem.objectives,
             self.resolved(problem),
             tuple(members),
@@ -338,14 +432,13 @@ class Search:
         self,
         problem: Problem,
         row: Points,
+        parents: tuple[str, ...],
         published: Published,
         measured: Mapping[Measure, Mapping[tuple[int, ...], float]],
     ) -> Member:
         from archdsl.search.report import stages_of
 
-        point = problem.pricer.draws.point(row)
-        space = problem.space
-        graph = space.program.elaborate(space.declared.base.id, overrides=point.overrides, input=self.settings.input)
+        point, graph = problem.pricer.draws.point(row), self.graph(problem, row)
         metrics, priced = problem.pricer.whole(graph), problem.pricer.price(row[None])
         if list(metrics) != priced.metrics[0].tolist():
             raise AssertionError(f"predicted {priced.metrics[0].tolist()}, elaborated {list(metrics)}: {point.draws}")
@@ -354,10 +447,10 @@ class Search:
         shown = [Measure(m) for m in ("params", "macs", "activations", "bytes")] + list(problem.latencies)
         measures = {m: values[tuple(row.tolist())] for m, values in measured.items()}
         measures |= {m: float(problem.value(m, priced)[0]) for m in shown}
-        name = f"cand_{digest[:8]}"
+        name = _id(digest)
         return Member(
             name,
-            space.variant_text(point, name),
+            problem.space.variant_text(point, name),
             tuple(int(g) for g in row),
             digest,
             float(mean[0]),
@@ -365,7 +458,13 @@ class Search:
             measures,
             nearest(published, dict(zip(METRICS, metrics, strict=False))),
             stages_of(graph),
+            parents,
         )
+
+    def graph(self, problem: Problem, row: Points) -> Graph:
+        """The graph of a point."""
+        space, point = problem.space, problem.pricer.draws.point(row)
+        return space.program.elaborate(space.declared.base.id, overrides=point.overrides, input=self.settings.input)
 
     def resolved(self, problem: Problem) -> dict[str, object]:
         """The configuration with every default filled in."""
@@ -376,7 +475,7 @@ class Search:
             "numpy": np.__version__,
             "space": f"{problem.space.program.path.name}:{problem.space.declared.name.id}",
             "sources": home,
-            "budgets": [str(b) for b in problem.budgets],
+            "budgets": [str(b) for b in (*problem.budgets, *problem.timed)],
             "objectives": [str(o) for o in problem.objectives],
             "convention": "one multiply-add counts as one FLOP; per sample",
             "min_util": problem.utilization,
@@ -387,23 +486,28 @@ class Search:
             "input": list(settings.input or ()),
             "score": problem.score.name,
         }
+        if settings.evaluators:
+            found |= {"measured": list(settings.evaluators), "evaluations": settings.evaluations}
+            found["reproducible"] = all(evaluator(name).reproducible for name in settings.evaluators)
         if settings.evaluate:
-            found |= {"evaluate": settings.evaluate, "evaluations": settings.evaluations}
+            found["evaluate"] = settings.evaluate
         if settings.evolve_space:
             found["evolve_space"] = settings.evolve_space
+        if self.undivided:
+            found["undivided"] = self.undivided
         return found | self.moves
 
 
 # -- several processes ---------------------------------------------------------------------------------
 
 
-def _evaluated(settings: Settings, row: tuple[int, ...]) -> Evaluation:
-    """What the settings' evaluator finds of one point."""
+def _evaluated(settings: Settings, row: tuple[int, ...]) -> Found:
+    """What the settings' evaluators find of one point."""
     problem = settings.problem
     point = problem.pricer.draws.point(row)
     base = problem.space.declared.base.id
     graph = problem.space.program.elaborate(base, overrides=point.overrides, input=settings.input)
-    return evaluator(settings.evaluate).evaluate(graph, settings.seed)
+    return {name: evaluator(name).evaluate(graph, settings.seed) for name in settings.evaluators}
 
 
 _settings: Settings | None = None
@@ -415,17 +519,24 @@ def _begin(settings: Settings) -> None:
     _settings = settings
 
 
-def _evaluate(row: tuple[int, ...]) -> Evaluation:
+def _evaluate(row: tuple[int, ...]) -> Found:
     assert _settings is not None
     return _evaluated(_settings, row)
 
 
-def _price(points: Points, utilization: float) -> Evaluated:
+def _price(points: Points, utilization: float) -> tuple[Evaluated, str]:
+    """What the problem says of points, and why it prices them as a whole, where it does."""
     assert _settings is not None
     problem = _settings.problem
-    return (problem if problem.utilization == utilization else problem.loosened())(points)
+    found = (problem if problem.utilization == utilization else problem.loosened())(points)
+    return found, problem.pricer.undivided
 
 
-def _together(pool: Executor, points: Points, parts: int, utilization: float) -> Evaluated:
-    found = list(pool.map(_price, np.array_split(points, parts), [utilization] * parts))
-    return Evaluated.joined(found)
+def _id(digest: str) -> str:
+    return f"cand_{digest[:8]}"
+
+
+def _refuse_endless(time_limit: float | None) -> None:
+    """Raises E-BUDGET where a time limit is no time."""
+    if time_limit is not None and not 0 <= time_limit < math.inf:
+        raise error("E-BUDGET", f"a search cannot take {time_limit:g} seconds", help="--time-limit 60 is a minute")

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 from archdsl.diagnostics import error
 from archdsl.search.evolve import State
@@ -52,7 +53,7 @@ class Store:
             for path in (self.place / "seen", self.directory / LOG):
                 path.unlink(missing_ok=True)
             return first, []
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as e:
             raise error("E-RUN", f"the state in `{self.directory}` cannot be read: {e}", help="start anew") from e
         return state, history
 
@@ -69,6 +70,7 @@ class Store:
                 "seconds": round(progress.seconds, 3),
             }
             record |= {"box": progress.box}
+            record |= {"undivided": progress.undivided} if progress.undivided else {}
             append(self.directory / LOG, (json.dumps(record) + "\n").encode())
             staged = self.place / "generation.tmp"
             staged.unlink(missing_ok=True)
@@ -82,17 +84,29 @@ class Store:
         """Takes away what an interrupted generation wrote."""
         if path.stat().st_size < size:
             raise ValueError(f"{path.name} is too short")
-        os.truncate(path, size)
+        truncate(path, size)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Adds to a file, and returns when it is on disk."""
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Adds to a file, and returns when it is on disk. Raises E-RUN."""
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as e:
+        raise error("E-RUN", f"cannot write `{path}`: {e.strerror}", help="make room, then go on with --resume") from e
+
+
+def truncate(path: Path, size: int) -> None:
+    """Takes away the end of a file. Raises E-RUN."""
+    try:
+        os.truncate(path, size)
+    except OSError as e:
+        raise error("E-RUN", f"cannot write `{path}`: {e.strerror}") from e
 
 
 def _progress(record: dict[str, Any]) -> Progress:
     numbers = ("generation", "priced", "distinct", "feasible", "front", "hypervolume", "seconds")
-    return Progress(**{name: record[name] for name in numbers}, box=tuple(map(tuple, record["box"])))
+    box, undivided = tuple(map(tuple, record["box"])), record.get("undivided", "")
+    return Progress(**{name: record[name] for name in numbers}, box=box, undivided=undivided)

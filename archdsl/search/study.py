@@ -28,6 +28,8 @@ class Member:
     """The published model whose sizes are nearest."""
     stages: str
     """A picture of its stages: resolution, width, depth."""
+    parents: tuple[str, ...] = ()
+    """Ids of the candidates it was bred from: one where it was mutated, two where it was crossed, none where drawn."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Progress:
     """Wall time so far, over all the runs that were needed. The only number here that differs between equal runs."""
     box: tuple[tuple[float, ...], ...] = ()
     """What the hypervolume is measured in: a point that the front dominates, and the extent of the first front."""
+    undivided: str = ""
+    """Why candidates are priced as a whole, where they are."""
 
 
 @dataclass(frozen=True)

@@ -109,27 +109,33 @@ class Subspace:
 
     def restored(self, state: State) -> State:
         """A state of a search of `genome` with its points as those of the whole one."""
-        archive = replace(state.archive, points=self.widened(state.archive.points))
-        return replace(state, archive=archive, population=self.widened(state.population))
+        front, parents = state.archive, self._bred(state.parents)
+        archive = replace(front, points=self.widened(front.points), parents=self._bred(front.parents))
+        return replace(state, archive=archive, population=self.widened(state.population), parents=parents)
+
+    def _bred(self, parents: Points) -> Points:
+        """Parents [points, 2, genes] of points of `genome` as points of the whole one."""
+        out, known = parents.copy(), (parents >= 0).any(axis=2)
+        out[known] = self.widened(parents[known])
+        return out
 
     def texts(self, draws: Draws) -> dict[str, list[str]]:
-        """Of each draw with fewer alternatives than in the whole space, by name, the values that are left.
-
-        One that ends in `...` is the first of several: other draws stand inside it.
-        """
+        """Of each draw with fewer alternatives than in the whole space, by name, the values that are left."""
         genes = self.whole.genes
-        inside = {(g.parent, g.when) for g in genes if g.options > 1}
         exists = [True] * len(genes)
         out: dict[str, list[str]] = {}
         for i, (gene, taken) in enumerate(zip(genes, self.taken, strict=True)):
             exists[i] = gene.parent is None or (exists[gene.parent] and gene.when in self.taken[gene.parent])
             if exists[i] and len(taken) < gene.options:
-                out[gene.name] = [_text(draws, i, a) + (" ..." if (i, a) in inside else "") for a in taken]
+                out[gene.name] = [value_of(draws, i, a) for a in taken]
         return out
 
 
-def _text(draws: Draws, gene: int, alternative: int) -> str:
-    """The value of the parameter, or element of one, that a gene decides, where it takes an alternative."""
+def value_of(draws: Draws, gene: int, alternative: int) -> str:
+    """The value of the parameter, or element of one, that a gene decides, where it takes an alternative.
+
+    One that ends in `...` is the first of several: other draws stand inside it.
+    """
     row = draws.reference[0].copy()
     row[gene] = alternative
     at = draws.genome.genes[gene]
@@ -141,7 +147,9 @@ def _text(draws: Draws, gene: int, alternative: int) -> str:
         return str(alternative)
     column = min(columns, key=lambda c: len(c.genes))
     value = draws.parameters(draws.genome.canonical(row[None])[0])[column.param]
-    return show(value[column.element] if column.element is not None and isinstance(value, tuple) else value)
+    text = show(value[column.element] if column.element is not None and isinstance(value, tuple) else value)
+    inside = any((g.parent, g.when) == (gene, alternative) and g.options > 1 for g in draws.genome.genes)
+    return text + (" ..." if inside else "")
 
 
 # -- samples ---------------------------------------------------------------------------------------

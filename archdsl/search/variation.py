@@ -19,6 +19,7 @@ from archdsl.search.genome import Genome, Points
 Units: TypeAlias = NDArray[np.int64]
 Indices: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
 
 STEP = 0.7
 """Share of the mutations of an ordered gene that go to a neighbouring alternative."""
@@ -38,14 +39,19 @@ class Variation:
 
     genome: Genome
 
-    def children(self, rng: np.random.Generator, first: Points, second: Points, crossed: float = 0.5) -> Points:
-        """One child of every pair: crossed with the given chance, then mutated (always, where it was not crossed)."""
+    def children(
+        self, rng: np.random.Generator, first: Points, second: Points, crossed: float = 0.5
+    ) -> tuple[Points, Mask]:
+        """One child of every pair, and whether both are its parents, or the first alone.
+
+        It is crossed with the given chance, then mutated (always, where it was not crossed).
+        """
         cross = rng.random(len(first)) < crossed
         child = first.copy()
         child[cross] = self.cross(rng, first[cross], second[cross])
         mutate = ~cross | (rng.random(len(first)) < 0.5)
         child[mutate] = self.mutate(rng, child[mutate])
-        return child
+        return child, cross
 
     def cross(self, rng: np.random.Generator, first: Points, second: Points) -> Points:
         """The genes of a stage come from one parent, or each gene does; nested genes go with the one around them."""
@@ -116,7 +122,7 @@ class Variation:
         points[rows] = np.where(self._inside[gene[rows]], fresh, points[rows])
 
     @cached_property
-    def _ordered(self) -> NDArray[np.bool_]:
+    def _ordered(self) -> Mask:
         return np.array([g.ordered for g in self.genome.genes], bool)
 
     @cached_property
@@ -139,7 +145,7 @@ class Variation:
         return np.array([r if s is None else first[s] for r, s in zip(self._roots, roots, strict=True)], np.int64)
 
     @cached_property
-    def _inside(self) -> NDArray[np.bool_]:
+    def _inside(self) -> Mask:
         """[genes, genes]: whether the second stands inside an alternative of the first."""
         out = np.zeros((len(self.genome), len(self.genome)), bool)
         for i, g in enumerate(self.genome.genes):

@@ -333,7 +333,9 @@ def _import_weights(args: argparse.Namespace) -> int:
     stored = open_store(args.source, args.model, needs_values=args.check or args.output is not None)
     initial = _compile(args, args.spec).module().state_dict() if "classes" in args.adapt else None
     table = find(args.table) if args.table else None
-    found = import_weights(graph, stored, table=table, adapt=args.adapt, initial=initial)
+    found = import_weights(
+        graph, stored, table=table, adapt=args.adapt, initial=initial, module=lambda: _compile(args, args.spec).module()
+    )
     print(found.text())
     told = [replace(d, severity="warning") for d in found.diagnostics] if args.partial else found.diagnostics
     if _report(told) != FINE:

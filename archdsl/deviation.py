@@ -6,7 +6,6 @@ and timm's model, those of the modules and the ops that own the same weights.
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from archdsl.weights.deploy import fold_weights
 from archdsl.weights.families import by_name, shipped
 from archdsl.weights.geometry import geometry
 from archdsl.weights.match import Link, Matching, match, squeezed
+from archdsl.weights.random import random_weight
 from archdsl.weights.stores import TIMM, execution_order, read_file, timm_model
 from archdsl.weights.transforms import TransformError
 
@@ -462,9 +462,7 @@ def _state(graph: Graph, weights: str) -> State:
 
 
 def _drawn(name: str, shape: tuple[int, ...], dtype: Any, weights: str) -> Tensor:
-    """Random values at which a tensor matters: zeros, ones and tiny scales would hide mistakes. By name and seed."""
-    import math
-
+    """Random values of a tensor, by name and seed."""
     import torch
 
     seed = weights.removeprefix(RANDOM) or "0"
@@ -472,16 +470,7 @@ def _drawn(name: str, shape: tuple[int, ...], dtype: Any, weights: str) -> Tenso
         raise error("E-WEIGHTS", f"`{weights}` is not random:SEED", help="the seed is an integer, as in random:0")
     if dtype is not None and not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype)
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ int(seed))
-    values = torch.randn(shape, generator=generator, dtype=torch.float64)
-    role = name.rpartition(".")[2]
-    if role == "running_var":
-        return values.abs() + 0.5
-    if role.endswith(("_embed", "_token", "table")):
-        return values
-    if len(shape) >= 2:  # keeps the variance of what it maps
-        return values / math.sqrt(max(1, math.prod(shape[1:])))
-    return 0.7 + 0.3 * values if role in ("weight", "gamma", "scale") else 0.3 * values
+    return random_weight(name, shape, int(seed))
 
 
 def _dtype(parameter: Parameter) -> Any:

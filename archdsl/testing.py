@@ -535,6 +535,7 @@ TEXTS = (
     "constant(0.5)",
     "normal(0.1)",
     "trunc_normal(0.02)",
+    "trunc_normal_tf(0.02)",
     "uniform(1)",
     "normal",
     "normal(x)",

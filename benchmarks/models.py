@@ -20,8 +20,8 @@ import torch
 import archdsl
 from benchmarks.report import RESULTS, machine
 from tests.oracle.compare import Run, deviations, images, run, vanishing_gradients
-from tests.oracle.references import declare_torchvision_ops
-from tests.oracle.written import TWINS
+from tests.oracle.twin import declare_torchvision_ops
+from tests.oracle.twins import ARCHITECTURES, TWINS
 
 MODELS = RESULTS / "models.json"
 SEED = 0
@@ -101,16 +101,17 @@ def measure(spec: str) -> Record:
     twin = TWINS[spec]
     batch = 1 if archdsl.cost(spec).macs >= LARGE else 2
     x = images(batch, twin.size, SEED + 1)
-    ours, theirs = twin.pair(twin.size)
+    pair = twin.pair()
+    ours, theirs, links = pair.ours, pair.theirs, pair.links
     modes = {}
     for mode in ("eval", "training"):
         ours.train(mode == "training")
         theirs.train(mode == "training")
-        exact = run(theirs, x, torch.float64, twin.family)
+        exact = run(theirs, x, torch.float64, links)
         modes[mode] = Agreement(
             Deviation.of(run(ours, x, torch.float64), exact),
             Deviation.of(run(ours, x, torch.float32), exact),
-            Deviation.of(run(theirs, x, torch.float32, twin.family), exact),
+            Deviation.of(run(theirs, x, torch.float32, links), exact),
         )
     today = datetime.now(UTC).date().isoformat()
     return Record(twin.source, (3, *twin.size), batch, SEED, today, versions(), modes)
@@ -118,7 +119,7 @@ def measure(spec: str) -> Record:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures how far emitted modules are from their references.")
-    parser.add_argument("specs", nargs="*", default=list(TWINS), metavar="SPEC")
+    parser.add_argument("specs", nargs="*", default=[t.spec for t in ARCHITECTURES], metavar="SPEC")
     parser.add_argument("--again", action="store_true", help="measure what has been measured as well")
     arguments = parser.parse_args()
     schemas = declare_torchvision_ops()  # live while timm is in use

@@ -11,37 +11,34 @@ import argparse
 
 import torch
 
-import archdsl
 from archdsl.bench import interleaved
 from benchmarks.report import Measurement, ratio, save, table
-from tests.oracle.compare import adopt, images, randomise
-from tests.oracle.references import SMALLEST, Reference, declare_torchvision_ops, reference
+from tests.oracle.compare import images
+from tests.oracle.twin import Twin, declare_torchvision_ops
+from tests.oracle.twins import ARCHITECTURES, TWINS
 
 GOAL = 1.03
 
 
-def compare(ref: Reference, what: str, batch: int, rounds: int) -> Measurement:
+def compare(twin: Twin, what: str, batch: int, rounds: int) -> Measurement:
     """Ours over timm's, one step a round each, the order changing from round to round."""
-    theirs = ref.model()
-    randomise(theirs)
-    ours = archdsl.load(ref.spec, dpr=0.0)
-    adopt(ours, theirs, ref.family)
-    x = images(batch, ref.size)
-    taken = interleaved((ours, theirs), x, training=what == "training", rounds=rounds)
+    pair = twin.pair()
+    x = images(batch, twin.size)
+    taken = interleaved((pair.ours, pair.theirs), x, training=what == "training", rounds=rounds)
     how = f"eager, one CPU thread, float32, batch {batch}, processor time"
-    return ratio(f"{ref.spec} / timm's {ref.timm}, {what}", *taken, GOAL, how)
+    return ratio(f"{twin.spec} / {twin.source.replace('`', '')}, {what}", *taken, GOAL, how)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures emitted modules against timm's.")
-    parser.add_argument("specs", nargs="*", default=list(SMALLEST))
+    parser.add_argument("specs", nargs="*", default=[t.spec for t in ARCHITECTURES if t.source.startswith("timm")])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--batch", type=int, default=4)
     arguments = parser.parse_args()
     schemas = declare_torchvision_ops()  # live while timm is in use
     torch.set_num_threads(1)
     measurements = [
-        compare(reference(spec), what, arguments.batch, arguments.rounds)
+        compare(TWINS[spec], what, arguments.batch, arguments.rounds)
         for spec in arguments.specs
         for what in ("inference", "training")
     ]

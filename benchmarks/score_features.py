@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from archdsl.search.metrics import KINDS
 from archdsl.search.published import FEATURES, RESULTS
-from tests.oracle.references import declare_torchvision_ops
+from tests.oracle.twin import declare_torchvision_ops
 
 aten = torch.ops.aten
 

@@ -179,8 +179,52 @@ def robustness() -> str:
     return document()
 
 
+def targets() -> str:
+    """A row an architecture: what benchmarks/results/targets.json holds."""
+    from benchmarks.targets import CHECKS, records
+
+    found, reasons = records(), []
+    rows = [f"| architecture | {' | '.join(CHECKS)} | reference | found |", f"|---|{'---|' * len(CHECKS)}---|---|"]
+    for spec, record in found.items():
+        cells = [f"[`{spec}`](models.md#{spec})", *("no" if record.ours[name] else "yes" for name in CHECKS)]
+        theirs = [name for name, fault in record.reference.items() if fault]
+        rows.append(f"| {' | '.join(cells)} | {'not ' + ', '.join(theirs) if theirs else 'all'} | {record.date} |")
+        for whose, faults in (("", record.ours), ("its reference, ", record.reference)):
+            reasons += [f"- `{spec}`, {whose}{name}: {_cell(fault)}" for name, fault in faults.items() if fault]
+    return "\n".join(rows + (["", *reasons] if reasons else []))
+
+
+def lines() -> str:
+    """A row a spec: its lines, and those of the file that its reference is in."""
+    from benchmarks.targets import records
+
+    found, ours = records(), {model.name: model.file for model in _models()}
+    rows = ["| spec | lines | what it imports | reference | lines |", "|---|---:|---|---|---:|"]
+    for spec, file in sorted((spec, ours[spec]) for spec in found):
+        text = file.read_text(encoding="utf-8").splitlines()
+        imported = re.findall(r'^import .* from "(.*)"', "\n".join(text), re.MULTILINE)
+        count = sum(bool(line.strip()) for line in text)
+        cells = (f"[{file.name}](../specs/{file.name})", str(count), ", ".join(f"`{i}`" for i in imported))
+        rows.append(f"| {' | '.join(cells)} | `{found[spec].file}` | {found[spec].lines} |")
+    return "\n".join(dict.fromkeys(rows))
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
-    f.__name__: f for f in (spec, excerpt, specs, models, deviations, benchmarks, ops, reserved, errors, robustness)
+    f.__name__: f
+    for f in (
+        spec,
+        excerpt,
+        specs,
+        models,
+        deviations,
+        targets,
+        lines,
+        benchmarks,
+        ops,
+        reserved,
+        errors,
+        robustness,
+    )
 }
 
 
@@ -198,9 +242,13 @@ def _paper(model: Model) -> str:
 
 def _reference(model: Model, root: str) -> str:
     """What an architecture is compared with, as a link from a page to which the checkout is `root`."""
-    from tests.oracle.written import TWINS
+    from tests.oracle.twins import TWINS
 
-    source = TWINS[model.name].source if model.name in TWINS else "nothing"
+    if model.name not in TWINS:
+        siblings = re.findall(r"^arch (\w+)", model.file.read_text(encoding="utf-8"), re.MULTILINE)
+        base = next((name for name in siblings if name in TWINS), "")
+        return f"nothing, a size of `{base}`" if base else "nothing"
+    source = TWINS[model.name].source
     return f"[{Path(source).name}]({root}{source})" if source.endswith(".py") else source
 
 

@@ -14,7 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     import torch
 
-    from tests.oracle.references import declare_torchvision_ops
+    from tests.oracle.twin import declare_torchvision_ops
 
     torch.set_num_threads(1)  # small tensors on shared cores: threads spend their time waiting for each other
     config.stash[_SCHEMAS] = declare_torchvision_ops()

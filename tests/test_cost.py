@@ -144,6 +144,7 @@ PUBLISHED = {
     "swin_t": (28.29, 4.51, 17.06),
     "convnext_t": (28.59, 4.47, 13.44),
     "poolformer_s12": (11.92, 1.82, 5.53),
+    "sequencer2d_s": (27.65, 4.96, 11.31),
 }
 """timm's table (params_m, gmacs, macts) for the models of these specs at 224."""
 

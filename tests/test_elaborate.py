@@ -29,6 +29,9 @@ COUNTS: dict[str, tuple[str, int, float]] = {
     "swin_t": ("swin_t", 28_288_354, 4.4906),
     "swin_s": ("swin_t", 49_606_258, 8.7409),
     "swin_b": ("swin_t", 87_768_224, 15.4309),
+    "swin_s3_t": ("swin_s3_t", 28_328_674, 4.6233),
+    "swin_s3_s": ("swin_s3_t", 49_737_298, 9.4047),
+    "swin_s3_b": ("swin_s3_t", 71_125_762, 13.6550),
     "swinv2_t": ("swinv2_t", 28_347_154, 5.9397),
     "convnext_t": ("convnext_t", 28_589_128, 4.4555),
     "convnext_s": ("convnext_t", 50_223_688, 8.6837),
@@ -38,23 +41,35 @@ COUNTS: dict[str, tuple[str, int, float]] = {
     "cswin_t": ("cswin_t", 22_320_552, 4.3242),
     "hornet_t": ("hornet_t", 22_409_512, 3.9684),
     "hornet_t_gf": ("hornet_t", 22_991_848, 3.8887),
+    "pit_s": ("pit_s", 23_461_912, 2.8708),
+    "convit_t": ("convit_t", 5_710_512, 1.2524),
+    "flexivit_s": ("flexivit_s", 22_061_416, 5.3363),
     "crossvit_9": ("crossvit_9", 8_553_296, 1.8408),
     "nextvit_s": ("nextvit_s", 31_763_368, 5.7944),
     "nextvit_b": ("nextvit_s", 44_818_856, 8.2738),
+    "nextvit_l": ("nextvit_s", 57_874_344, 10.7532),
+    "sequencer2d_s": ("sequencer2d_s", 27_651_688, 8.3340),
+    "sequencer2d_m": ("sequencer2d_s", 38_307_688, 11.0519),
+    "sequencer2d_l": ("sequencer2d_s", 54_298_216, 16.4877),
     "vit_s16": ("vit_s16", 22_050_664, 4.5989),
     "vit_s16_18x2": ("vit_s16", 64_665_448, 13.6803),
     "vit_b16": ("vit_s16", 86_567_656, 17.5638),
+    "convmixer_768_32": ("convmixer_768_32", 21_110_248, 20.6769),
+    "visformer_s": ("visformer_s", 40_219_592, 4.8794),
     "sret_t": ("sret_t", 4_755_979, 1.1124),
     "gcvit_t": ("gcvit_t", 28_221_974, 4.7610),
     "repvit_m1": ("repvit_m1", 7_302_796, 1.1081),
     "mvitv2_t": ("mvitv2_t", 24_173_320, 4.6770),
     "mvitv2_s": ("mvitv2_t", 34_870_216, 6.9597),
     "tnt_s": ("tnt_s", 23_768_584, 5.2169),
-    "nasnet_a_large": ("nasnet_a", 88_753_150, 23.7834),
+    "nasnet_a_large": ("nasnet_a_large", 88_753_150, 23.7834),
+    "nasnet_a_mobile": ("nasnet_a_large", 5_289_978, 0.5636),
+    "inception_v4": ("inception_v4", 42_679_816, 12.2540),
+    "inception_resnet_v2": ("inception_resnet_v2", 55_843_464, 13.1558),
     "poolformer_s12": ("poolformer_s12", 11_915_176, 1.8123),
     "poolformer_s24": ("poolformer_s12", 21_388_968, 3.3922),
     "pool_conv_attn": ("poolformer_s12", 16_726_200, 2.5429),
-    "inceptionnext_t": ("inceptionnext_t", 28_055_680, 4.1886),
+    "inception_next_t": ("inception_next_t", 28_055_680, 4.1886),
     "hybrid_seed": ("hybrid", 18_340_146, 3.3227),
     "overlock_xt": ("overlock_xt", 16_969_600, 2.8614),
     "extras": ("extras", 119_405, 0.0747),
@@ -64,6 +79,10 @@ OTHER_MODES = {
     ("overlock_xt", "train"): 17_307_272,
     ("overlock_xt", "deploy"): 16_444_772,
     ("repvit_m1", "deploy"): 6_810_312,
+    ("inception_v4", "deploy"): 42_648_232,
+    ("inception_resnet_v2", "deploy"): 55_813_192,
+    ("nasnet_a_large", "deploy"): 88_737_976,
+    ("nasnet_a_mobile", "deploy"): 5_287_229,
     ("extras", "deploy"): 119_309,
 }
 """Parameters of modes that have other weights than eval: an auxiliary head, collapsed branches."""
@@ -471,8 +490,8 @@ def test_crossvits_exchange_uses_the_rate_of_the_stages_last_block() -> None:
     by_place = {n.path: n.op.t for n in found if isinstance(n.op, DropPath)}
     for i in range(3):
         assert by_place[f"stages.{i}.s2l.drop_path"] == (3 * (i + 1) - 1) / 8
-        assert by_place[f"stages.{i}.large.1.drop_path1"] == (3 * i + 1) / 8
-        assert by_place[f"stages.{i}.small.0.drop_path2"] == 3 * i / 8
+        assert by_place[f"stages.{i}.large.blocks.1.drop_path1"] == (3 * i + 1) / 8
+        assert by_place[f"stages.{i}.small.blocks.0.drop_path2"] == 3 * i / 8
 
 
 @pytest.mark.parametrize("name", COUNTS)

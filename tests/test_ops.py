@@ -167,6 +167,13 @@ REFUSALS: list[tuple[Op, tuple[TensorType | None, ...], str, str]] = [
     (op("param", shape=(4,), init="normal"), (), "E-ATTR", "init"),
     (op("param", shape=(4,), init="normal(-1)"), (), "E-ATTR", "init"),
     (op("param", shape=(4,), init=math.inf), (), "E-ATTR", "init"),
+    (op("linear", dim=4, bias_init="normal"), (VEC,), "E-ATTR", "bias_init"),
+    (op("linear", dim=4, init="identity"), (VEC,), "E-ATTR", "init"),
+    (op("conv", dim=6, init="identity"), (MAP,), "E-ATTR", "init"),
+    (op("linear", dim=2, init=((1.0,) * 6,)), (VEC,), "E-ATTR", "init"),
+    (op("linear", dim=2, init=((1.0,) * 6, (1.0,) * 5)), (VEC,), "E-ATTR", "init"),
+    (op("linear", dim=1, init=((1.0, 1.0, 1.0, 1.0, 1.0, math.inf),)), (VEC,), "E-ATTR", "init"),
+    (op("conv", dim=4, bias_init="fan_out"), (MAP,), "E-ATTR", "bias_init"),
     (op("ln"), (SCORES,), "E-KIND", "x"),
     (op("ln"), (None,), "E-ARITY", "x"),
     (op("bn"), (const(MAP),), "E-KIND", "x"),
@@ -194,9 +201,15 @@ REFUSALS: list[tuple[Op, tuple[TensorType | None, ...], str, str]] = [
     (op("avg_pool"), (replace(MAP, frames=(PADDED,)),), "E-FRAME", "x"),
     (op("avg_pool_n", k=9), (TOKENS,), "E-KERNEL", "k"),
     (op("adaptive_pool", size=2), (TOKENS,), "E-KIND", "x"),
+    (op("deconv", g=4), (MAP,), "E-GROUPS", "g"),
+    (op("deconv", k=3, p=9), (MAP,), "E-KERNEL", "p"),
+    (op("deconv", k=4, s=2), (MAP, MAP.with_size(10, 15)), "E-KERNEL", "like"),
     (op("resize", size=2, mode="nearest", align_corners=True), (MAP,), "E-ATTR", "align_corners"),
     (op("pad", top=-3, bottom=-2), (MAP,), "E-ATTR", "top"),
     (op("fft_filter"), (TOKENS,), "E-KIND", "x"),
+    (op("lstm", dim=2), (TOKENS,), "E-KIND", "x"),
+    (op("lstm", dim=2), (const(MAP),), "E-FRAME", "x"),
+    (op("lstm", dim=2), (replace(MAP, frames=(PADDED,)),), "E-FRAME", "x"),
     (op("add"), (MAP,), "E-ARITY", "b"),
     (op("mul", by=2.0), (MAP, MAP), "E-ARITY", "b"),
     (op("add"), (MAP, MAP.with_size(5, 6)), "E-BROADCAST", ""),
@@ -423,6 +436,9 @@ def test_reductions(axes: str) -> None:
     torch.testing.assert_close(run(op("mean", axis="c"), placed, axes=axes), wanted)
     wanted = place(x.square().sum(1, keepdim=True).sqrt(), one, axes)
     torch.testing.assert_close(run(op("l2", axis="c"), placed, axes=axes), wanted)
+    weights = draw(2, 2, 4, 5)
+    got = run(op("mean", axis="key"), (SCORES, weights), axes=axes)
+    torch.testing.assert_close(got, weights.sum(3, keepdim=True) / 5)
 
 
 def test_tokens() -> None:
@@ -505,6 +521,31 @@ def test_pooled_sizes_are_torchs_and_stay_symbolic(kernel: int, stride: int, cei
             assert isinstance(out.dims[1], Size)
 
 
+@pytest.mark.parametrize(("k", "s", "p", "g"), [(4, 2, 1, 1), (3, 1, 1, 2), ((2, 5), (2, 3), 0, 3)], ids=str)
+def test_deconv_is_the_transpose_of_a_convolution(k: Any, s: Any, p: int, g: int) -> None:
+    """What it adds up for each result is what a convolution with its weights would read there: <Ax, y> = <x, A'y>."""
+    node = op("deconv", dim=9 if g == 3 else 4, k=k, s=s, p=p, g=g, bias=False).resolve(MAP)
+    (out,) = node.infer(MAP)
+    with bench() as room, torch.no_grad():
+        module = room.module(node, (MAP,), "first").double()
+        (weight,) = (w.normal_() for w in module.parameters())
+        x, y = draw(2, *MAP.dims), draw(2, *out.dims)
+        left, right = module(x) * y, F.conv2d(y, weight, stride=s, padding=p, groups=g) * x
+    torch.testing.assert_close(left.sum(), right.sum())
+
+
+def test_deconv_is_cut_to_the_size_of_a_map() -> None:
+    like = MAP.with_size(9, 13)
+    node, whole = (op("deconv", k=4, s=2).resolve(*types) for types in ((MAP, like), (MAP,)))
+    assert node.infer(MAP, like)[0].size == (9, 13)
+    with bench() as room, torch.no_grad():
+        module, plain = room.module(node, (MAP, like), "first").double(), room.module(whole, (MAP,), "first").double()
+        plain.load_state_dict(module.state_dict())
+        x = draw(2, *MAP.dims)
+        for size in ((9, 13), (10, 14)):
+            torch.testing.assert_close(module(x, draw(2, 6, *size)), plain(x)[..., : size[0], : size[1]])
+
+
 def test_resize_is_bilinear_between_pixel_centres() -> None:
     x = draw(1, 1, 1, 4)
     got = run(op("resize", size=(1, 8)), (TensorType("map", (1, 1, 4)), x))[0, 0, 0]
@@ -553,6 +594,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         (1e-6, lambda p: (p == 1e-6).all()),
         ("normal(2)", lambda p: abs(p.std() - 2) < 0.1),
         ("trunc_normal(0.02)", lambda p: abs(p.std() - 0.02) < 0.002),
+        ("trunc_normal_tf(0.02)", lambda p: abs(p.std() - 0.0176) < 0.001 and 0.039 < p.abs().max() <= 0.04),
         ("uniform(3)", lambda p: p.abs().max() <= 3 and p.min() < -2.8 and p.max() > 2.8),
     ],
 )
@@ -586,6 +628,31 @@ def test_fft_filter_is_a_circular_convolution(size: tuple[int, int]) -> None:
     torch.testing.assert_close(module(x), wanted)
     with pytest.raises(ValueError, match="resample its weight"):
         module(draw(2, 3, h + 1, w))
+
+
+def test_batch_norm_of_tokens_goes_through_a_compiler() -> None:
+    x = draw(2, 8, 6)
+    with bench() as room:
+        model = torch.nn.Sequential(room.module(op("bn"), (TOKENS,)), torch.nn.Linear(6, 3)).double().eval()
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("axis", ["h", "w"])
+def test_lstm_is_torchs_on_each_line(axis: str, bidirectional: bool) -> None:
+    """With its names, shapes and order of weights, and started as it starts."""
+    wanted = torch.nn.LSTM(6, 4, batch_first=True, bidirectional=bidirectional)
+    with bench() as room:
+        made = room.module(op("lstm", dim=4, axis=axis, bidirectional=bidirectional), (MAP,)).get_submodule("op")
+    assert list(made.state_dict()) == list(wanted.state_dict())
+    for fresh in (made, wanted):
+        assert all(0.3 < p.abs().max() <= 0.5 and p.min() < 0 for p in fresh.parameters())
+    wanted.double()
+    made.double().load_state_dict(wanted.state_dict())
+    x = draw(2, *MAP.size, 6)
+    lines = x.unbind(2) if axis == "h" else x.unbind(1)
+    torch.testing.assert_close(made(x), torch.stack([wanted(line)[0] for line in lines], 2 if axis == "h" else 1))
 
 
 def test_every_arithmetic_op_is_a_symbol() -> None:

@@ -16,6 +16,7 @@ from archdsl.ops.as_scores import AsScores
 from archdsl.ops.attend import Attend
 from archdsl.ops.base import Op, ShapeError
 from archdsl.ops.key_count import KeyCount
+from archdsl.ops.linear import Linear
 from archdsl.ops.local_bias import LocalBias
 from archdsl.ops.local_mix import LocalMix
 from archdsl.ops.local_scores import LocalScores
@@ -95,6 +96,15 @@ def test_scores_softmax_mix_is_attend_also_across_the_seam_of_a_shift() -> None:
         assert (a < -50).any() == any(frame.shift)
 
 
+def test_linear_mixes_the_heads_of_scores() -> None:
+    t, a = TensorType("scores", (HEADS, 4, 5), grid=(2, 2)), random(B, HEADS, 4, 5)
+    assert Linear(5, axis="head").infer(t) == (TensorType("scores", (5, 4, 5), grid=(2, 2)),)
+    with bench() as room, torch.no_grad():
+        module = room.module(Linear(5, axis="head"), (t,)).double()
+        weight, bias = (p.normal_() for p in module.parameters())
+        torch.testing.assert_close(module(a), F.conv2d(a, weight[:, :, None, None], bias), **EXACT)
+
+
 # -- relative positions ---------------------------------------------------------------------------
 
 
@@ -125,6 +135,34 @@ def test_rel_lookup_between_maps_of_different_sizes_and_at_another_size() -> Non
         assert torch.equal(built(*operands), got)
 
 
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 6)], ids=str)
+def test_rel_lookup_without_directions_has_the_index_of_timm(size: tuple[int, int]) -> None:
+    timms = pytest.importorskip("timm.models.efficientformer_v2")
+    table, t = random(size[0] * size[1], HEADS), tokens(size[0] * size[1], HEADS, False)
+    index = timms.Attention2d(C, resolution=size).attention_bias_idxs
+    (got,) = run_op(RelLookup(signed=False), (t, feature_map(*size)), [table, random(B, *size, C)])
+    assert torch.equal(got, table[index].permute(2, 0, 1))
+
+    strided = timms.Attention2dDownsample(C, resolution=size)
+    q = strided.resolution2
+    index = strided.attention_bias_idxs
+    types = (t, feature_map(*q), feature_map(*size))
+    (got,) = run_op(RelLookup(signed=False, s=2), types, [table, random(B, *q, C), random(B, *size, C)])
+    assert torch.equal(got, table[index].permute(2, 0, 1))
+
+
+def test_rel_lookup_of_strided_queries() -> None:
+    (hq, wq), (hk, wk) = (2, 3), (5, 4)
+    table = random(8 * 10, HEADS)
+    types = (tokens(8 * 10, HEADS, False), feature_map(hq, wq), feature_map(hk, wk))
+    with pytest.raises(ShapeError, match="7 x 8 relative positions"):
+        RelLookup(s=2).infer(*types)
+    (got,) = run_op(RelLookup(s=3), types, [table, random(B, hq, wq, C), random(B, hk, wk, C)])
+    for i, j in itertools.product(range(hq * wq), range(hk * wk)):
+        down, right = 3 * (i // wq) - j // wk, 3 * (i % wq) - j % wk
+        assert torch.equal(got[:, i, j], table[(down + hk - 1) * (2 * 3 + wk) + right + wk - 1])
+
+
 @pytest.mark.parametrize("size", [(8, 8), (4, 6), (1, 3)], ids=str)
 def test_rel_coords_are_those_of_swin_v2(size: tuple[int, int]) -> None:
     swin = pytest.importorskip("timm.models.swin_transformer_v2")
@@ -134,6 +172,11 @@ def test_rel_coords_are_those_of_swin_v2(size: tuple[int, int]) -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
     (linear,) = run_op(RelCoords(), (feature_map(*size),), [random(B, *size, C)])
     torch.testing.assert_close(linear.sign() * torch.log2(1 + 8 * linear.abs()) / 3, got, rtol=0, atol=1e-6)
+
+
+def test_rel_coords_may_count_positions() -> None:
+    (got,) = run_op(RelCoords("none"), (feature_map(2, 3), feature_map(4, 1)), [random(B, 2, 3, C), random(B, 4, 1, C)])
+    assert got.tolist() == [[down, right] for down in range(-3, 2) for right in range(3)]
 
 
 @pytest.mark.parametrize("sizes", [((4, 6), (2, 3)), ((4, 4), (4, 4)), ((3, 2), (6, 8)), ((7, 5), (3, 2))], ids=str)
@@ -150,6 +193,38 @@ def test_rel_pos_q_is_that_of_mvit_v2(sizes: tuple[tuple[int, int], tuple[int, i
         zeros = torch.zeros(B, HEADS, math.prod(q_size), math.prod(k_size)).double()
         wanted = mvit.cal_rel_pos_type(zeros, heads, False, q_size, k_size, module.op.rel_h, module.op.rel_w)
     torch.testing.assert_close(got, wanted, **EXACT)
+
+
+@pytest.mark.parametrize("queries", [4, 2])
+def test_rel_pos_q_of_keys_with_a_halo_is_that_of_halonet(queries: int) -> None:
+    halo_attn = pytest.importorskip("timm.layers.halo_attn")
+    frame, windows, keys = Frame("window", (2, 3), (4, 4), (8, 12)), 6 * B, 4 + 2
+    q, k = random(windows, queries, queries, C), random(windows, keys, keys, C)
+    types = feature_map(queries, queries, C, frame), feature_map(keys, keys, C, replace(frame, halo=1))
+    with bench() as room, torch.no_grad():
+        module = room.module(RelPosQ(HEADS, "lecun"), types).double()
+        for p in module.parameters():
+            p.normal_()
+        got = module(q, k)
+        timms = halo_attn.PosEmbedRel(queries, keys, C // HEADS, 1.0).double()
+        timms.height_rel.copy_(module.op.rel_h.flip(0))  # by key minus query
+        timms.width_rel.copy_(module.op.rel_w.flip(0))
+        wanted = timms(q.flatten(1, 2).unflatten(-1, (HEADS, -1)).transpose(1, 2))
+    torch.testing.assert_close(got, wanted, **EXACT)
+
+
+def test_rel_pos_q_starts_as_stated() -> None:
+    torch.manual_seed(0)
+    found = {}
+    for init in ("trunc_normal_tf(0.02)", "lecun", "zeros"):
+        t = TensorType("map", (64, 30, 30))
+        with bench() as room:
+            found[init] = room.module(RelPosQ(heads=1, init=init), (t, t), "last").op
+    for table in ("rel_h", "rel_w"):
+        usual, lecun, zeros = (getattr(module, table).detach() for module in found.values())
+        assert abs(usual.std() - 0.0176) < 0.001 and usual.abs().max() <= 0.04
+        assert abs(lecun.std() - 1 / 8) < 0.005 and lecun.abs().max() > 0.3
+        assert not zeros.any()
 
 
 def test_rel_pos_q_raises_at_a_size_its_table_does_not_fit() -> None:

@@ -33,6 +33,7 @@ from archdsl.ops.split import Split
 from archdsl.ops.tile import Tile
 from archdsl.ops.to_map import ToMap
 from archdsl.ops.tokens import Tokens
+from archdsl.ops.transpose import Transpose
 from archdsl.ops.unraster import Unraster
 from archdsl.ops.unshuffle import Unshuffle
 from archdsl.ops.windows import Windows
@@ -105,6 +106,34 @@ def test_windows_pad_first_as_torchvision_does() -> None:
         torch.testing.assert_close(y, wanted, **EXACT)
 
 
+@pytest.mark.parametrize("size", [(5, 9), (3, 4), (8, 15)], ids=str)
+def test_windows_that_are_not_clamped_pad_a_smaller_map(size: tuple[int, int]) -> None:
+    twins = pytest.importorskip("timm.models.twins")
+    attn, x = twins.LocallyGroupedAttn(C, HEADS, ws=7).double(), random(B, *size, C)
+    t, cells, frame = cut(Windows(7, clamp=False), x)
+    assert t.size == (7, 7)
+    with torch.no_grad():
+        (y,) = run_op(Attend(HEADS), (t, t, t), attn.qkv(cells).chunk(3, -1))
+        (y,) = run_op(Merge(), (t,), [y, frame])
+        torch.testing.assert_close(attn.proj(y), attn(x.flatten(1, 2), size).unflatten(1, size), **EXACT)
+
+
+def test_shifted_windows_that_are_not_clamped_are_those_of_torchvision() -> None:
+    swin = pytest.importorskip("torchvision.models.swin_transformer")
+    for size in [(3, 5), (9, 2)]:
+        x, weight, bias = random(B, *size, C), random(3 * C, C), random(3 * C)
+        proj, table = random(C, C), random(HEADS, 16, 16)
+        wanted = swin.shifted_window_attention(
+            x, weight, proj, table[None], [4, 4], HEADS, [2, 2], qkv_bias=bias, proj_bias=torch.zeros(C).double()
+        )
+        t, cells, frame = cut(Windows(4, 2, "before_roll", clamp=False), x)
+        scores = TensorType("scores", (HEADS, 16, 16), batched=False)
+        qkv = F.linear(cells, weight, bias).chunk(3, -1)
+        (y,) = run_op(Attend(HEADS), (t, t, t, scores), [*qkv, table, frame])
+        (y,) = run_op(Merge(), (t,), [F.linear(y, proj), frame])
+        torch.testing.assert_close(y, wanted, **EXACT)
+
+
 def test_a_mask_built_at_one_size_is_right_at_another() -> None:
     small, large = feature_map(4, 4), feature_map(9, 12)
     windows = Windows(4, 2)
@@ -131,11 +160,15 @@ def test_windows_given_no_shift_ask_for_no_mask() -> None:
     window=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     shifted=st.booleans(),
     pad=st.sampled_from(["after_roll", "before_roll"]),
+    clamp=st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
-def test_merge_undoes_windows(size: tuple[int, int], window: tuple[int, int], shifted: bool, pad: str) -> None:
+def test_merge_undoes_windows(
+    size: tuple[int, int], window: tuple[int, int], shifted: bool, pad: str, clamp: bool
+) -> None:
     x = random(B, *size, 2)
-    t, cells, frame = cut(Windows(window, (window[0] // 2, window[1] // 2) if shifted else None, pad), x)
+    shift = (window[0] // 2, window[1] // 2) if shifted else None
+    t, cells, frame = cut(Windows(window, shift, pad, clamp=clamp), x)
     assert Merge().infer(t) == (feature_map(*size, 2),)
     (y,) = run_op(Merge(), (t,), [cells, frame])
     assert torch.equal(x, y)
@@ -293,6 +326,40 @@ def test_tokens_and_to_map_are_raster_order() -> None:
         assert torch.equal(back, laid)
 
 
+def test_to_map_takes_the_size_of_another_map() -> None:
+    x, types = random(B, 12, C), (TensorType("tokens", (12, C)), feature_map(3, 4, 2))
+    for axes, laid, like in (("last", (B, 3, 4, C), (B, 3, 4, 2)), ("first", (B, C, 3, 4), (B, 2, 3, 4))):
+        (y,) = run_op(ToMap(), types, [x, random(*like)], axes)
+        assert y.shape == laid and torch.equal(y.permute(0, 2, 3, 1) if axes == "first" else y, x.unflatten(1, (3, 4)))
+        with bench() as room:  # built for a 3x4 map, called with a 6x2 one
+            at = room.module(ToMap(), types, axes)(x, random(B, *((6, 2, 2) if axes == "last" else (2, 6, 2))))
+        assert at.shape == ((B, 6, 2, C) if axes == "last" else (B, C, 6, 2))
+
+
+def test_attention_of_transposed_channels_is_that_of_timm() -> None:
+    davit = pytest.importorskip("timm.models.davit")
+    attn, x = davit.ChannelAttention(C, HEADS).double(), random(B, 4, 5, C)
+    t = feature_map(4, 5)
+    with torch.no_grad():
+        parts = [run_op(ByHead(HEADS), (t,), [y])[0] for y in attn.qkv(x).chunk(3, -1)]
+        (head,) = ByHead(HEADS).infer(t)
+        q, k, v = (run_op(Transpose(), (head,), [y])[0] for y in parts)
+        (channels,) = Transpose().infer(head)
+        (y,) = run_op(Attend(scale=(C / HEADS) ** -0.5), (channels,) * 3, [k, v, q])
+        (y,) = run_op(Transpose(), (channels,), [y])
+        (y,) = run_op(Merge(), Transpose().infer(channels), [y])
+        torch.testing.assert_close(attn.proj(y), attn(x.flatten(1, 2)), **EXACT)
+
+
+def test_transpose_is_its_own_inverse_but_for_the_grid() -> None:
+    x, t = random(B, C, 3, 4), feature_map(3, 4)
+    for axes, laid in (("first", x), ("last", x.permute(0, 2, 3, 1))):
+        (y,) = run_op(Transpose(), (t,), [laid], axes)
+        assert torch.equal(y, x.flatten(2))
+        (back,) = run_op(Transpose(), Transpose().infer(t), [y], axes)
+        assert torch.equal(back, x.flatten(2).transpose(1, 2))
+
+
 def test_select_keeps_the_highest_scores() -> None:
     x, score = random(B, 8, C), random(B, 8, 1)
     kept, dropped = run_op(Select(3), (TensorType("tokens", (8, C)), TensorType("tokens", (8, 1))), [x, score])
@@ -365,6 +432,11 @@ CONST = TensorType("map", (C, 8, 8), batched=False)
         (Concat("n"), (feature_map(8, 8),), "E-KIND", "", "xs"),
         (Interleave(4), (SEQUENCE,), "E-GROUPS", "g", ""),
         (ToMap(3, 4), (SEQUENCE,), "E-SHAPE", "", "x"),
+        (ToMap(), (SEQUENCE, feature_map(3, 4)), "E-SHAPE", "", "x"),
+        (ToMap(5), (SEQUENCE,), "E-ATTR", "w", ""),
+        (ToMap(), (SEQUENCE,), "E-ATTR", "h", ""),
+        (ToMap(5, 2), (SEQUENCE, feature_map(5, 2)), "E-ATTR", "h", ""),
+        (Transpose(), (feature_map(4, 4, C, PADDED),), "E-FRAME", "", "x"),
         (Select(10), (SEQUENCE, TensorType("tokens", (10, 1))), "E-ATTR", "k", ""),
         (Select(3), (SEQUENCE, SEQUENCE), "E-SHAPE", "", "score"),
         (Unshuffle(), (SEQUENCE, TensorType("vec", (10,))), "E-SHAPE", "", "order"),

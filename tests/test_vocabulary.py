@@ -17,7 +17,20 @@ from archdsl.resources import template_dir
 VOCABULARY = Vocabulary.of()
 
 WEIGHTS = {"param", "linear", "conv", "dwconv", "ln", "bn", "gn", "rms", "fft_filter"}
-POINTWISE = {"identity", "relu", "relu6", "gelu", "gelu_tanh", "silu", "hswish", "sigmoid", "tanh", "softplus", "exp"}
+POINTWISE = {
+    "identity",
+    "relu",
+    "relu6",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "hswish",
+    "hsigmoid",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "exp",
+}
 REDUCTIONS = {"gap", "mean", "l2", "mean_n", "token", "avg_pool", "max_pool", "avg_pool_n", "adaptive_pool"}
 ARITHMETIC = {"add", "sub", "mul", "div", "neg", "square", "log", "clamp", "softmax", "l2norm", "repeat"}
 OTHERS = {"drop_path", "dropout", "resize", "pad", "windows", "merge", "attend", "split", "concat"}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from archdsl.frontend.values import Builtin, Data, is_int, is_number
 from archdsl.ir import sizes
 from archdsl.ir.sizes import Size
+from archdsl.ops._initial import NUMBERED
 
 
 class BuiltinError(Exception):
@@ -96,6 +97,16 @@ def _make_div(value: Data, divisor: Data = 8, limit: Data = 0.0) -> Data:
     return near + divisor if near < limit * value else near
 
 
+def _distribution(name: str) -> Builtin:
+    def call(value: Data) -> Data:
+        if not is_number(value):
+            raise BuiltinError(f"`{name}` takes a number")
+        assert isinstance(value, (int, float))
+        return f"{name}({float(value)!r})"
+
+    return Builtin(name, call)
+
+
 BUILTINS: dict[str, Builtin] = {
     b.name: b
     for b in (
@@ -111,6 +122,7 @@ BUILTINS: dict[str, Builtin] = {
         _quantified("all"),
         _quantified("any"),
         Builtin("make_div", _make_div),
+        *map(_distribution, NUMBERED),
     )
 }
 """`sum` and `log` also take tensors, so elaboration defines them."""

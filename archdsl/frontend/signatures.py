@@ -133,6 +133,8 @@ def _attribute(name: str, kinds: frozenset[str], value: Data, cls: type[Op]) -> 
             return value  # type: ignore[return-value]
         if "Parts" in kinds and all(is_int(v) or v == "rest" for v in value):
             return value  # type: ignore[return-value]
+        if "Rows" in kinds and all(isinstance(row, tuple) and all(map(is_number, row)) for row in value):
+            return value  # type: ignore[return-value]
     wanted = " or ".join(KINDS[k] for k in KINDS if k in kinds) or "a compile-time value"
     hint = ""
     if isinstance(value, float) and kinds & {"int", "Pair"}:

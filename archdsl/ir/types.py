@@ -157,8 +157,8 @@ def image(channels: int, height: int, width: int) -> TensorType:
 class Weight:
     """A weight an op owns: its role ("weight", "running_mean"), shape, and initialisation.
 
-    `init` is one of: zeros, ones, constant(v), normal(std), trunc_normal(std), uniform(bound), torch (what the
-    torch.nn module does by itself). `kind` is "param" or "buffer"; a buffer is part of the state dict.
+    `init` is one of: zeros, ones, constant(v), normal(std), trunc_normal(std), trunc_normal_tf(std), uniform(bound),
+    torch (what the torch.nn module does by itself). `kind` is "param" or "buffer"; a buffer is part of the state dict.
     """
 
     role: str

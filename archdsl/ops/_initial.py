@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 
-from archdsl.ops.base import Op, ShapeError
+from archdsl.ops.base import Op, Rows, ShapeError
 
 PLAIN = ("zeros", "ones")
-BY_SHAPE = ("torch", "fan_out", "xavier")
-"""For weights of linear layers and convolutions only: torch's own, normal with variance 2 / fan-out of a group
-(1502.01852), and Glorot's uniform."""
-NUMBERED = ("constant", "normal", "trunc_normal", "uniform")
+BY_SHAPE = ("torch", "fan_out", "kaiming_fan_out", "lecun", "xavier")
+"""For weights of linear layers and convolutions only: torch's own, normal with variance 2 / fan-out (1502.01852) of a
+group and of all groups, normal with variance 1 / fan-in, and Glorot's uniform."""
+NUMBERED = ("constant", "normal", "trunc_normal", "trunc_normal_tf", "uniform")
+"""Of the truncated normals torch's is cut off at -2 and 2, TensorFlow's at two standard deviations."""
 _CALL = re.compile(r"(\w+)\(\s*([^()\s]+)\s*\)")
 
 
@@ -41,11 +42,38 @@ def read_init(op: Op, text: str) -> tuple[str, float]:
     )
 
 
-def known_init(op: Op, text: str) -> None:
-    """Refuses what is no initialisation of a linear or convolution weight. Raises ShapeError."""
-    if text in BY_SHAPE:
+def known_init(op: Op, text: str, more: tuple[str, ...] = ()) -> None:
+    """Refuses what is no initialisation of a weight of a layer, `more` being the op's own ones. Raises ShapeError."""
+    if text in BY_SHAPE or text in more:
         return
     try:
         read_init(op, text)
     except ShapeError as e:
-        raise ShapeError(e.message, code=e.code, attr="init", help=f"{e.help}, {', '.join(BY_SHAPE)}") from None
+        help = f"{e.help}, {', '.join((*BY_SHAPE, *more))}"
+        raise ShapeError(e.message, code=e.code, attr="init", help=help) from None
+
+
+def bias_init(op: Op, weight: str, bias: float | str | None) -> str:
+    """How the bias of a layer starts whose weight starts as `weight` says. Raises ShapeError."""
+    if bias is None:
+        return "torch" if weight == "torch" else "zeros"
+    if bias == "torch":
+        return "torch"
+    text = bias if isinstance(bias, str) else of_number(bias)
+    try:
+        read_init(op, text)
+    except ShapeError as e:
+        raise ShapeError(e.message, code=e.code, attr="bias_init", help=f"{e.help}, torch") from None
+    return text
+
+
+def of_rows(op: Op, rows: Rows, shape: tuple[int, int]) -> str:
+    """The initialisation that fills a matrix of this shape with these numbers. Raises ShapeError."""
+    if [len(row) for row in rows] != [shape[1]] * shape[0] or not all(map(math.isfinite, sum(rows, ()))):
+        raise ShapeError(
+            f"`{op.name}`: init is not the rows of a {int(shape[0])} x {int(shape[1])} weight",
+            code="E-ATTR",
+            attr="init",
+            help="a row of numbers for each output, a number in it for each input",
+        )
+    return str([[float(number) for number in row] for row in rows])

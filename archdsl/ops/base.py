@@ -62,11 +62,13 @@ KINDS: dict[str, str] = {
     "Pair": "a pair [h, w]",
     "Ints": "a list of integers",
     "Parts": "a number of parts or a list of sizes",
+    "Rows": "a list of rows of numbers",
 }
 """Attribute annotations an op may use (each may also be `| None`), and how messages name them."""
 
 Ints = tuple[int, ...]
 Parts: TypeAlias = "int | tuple[int | str, ...]"
+Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)

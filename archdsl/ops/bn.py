@@ -60,5 +60,7 @@ class Bn(Op):
         momentum = ""
         if self.momentum != 0.1:
             momentum, numbers["momentum"] = ", momentum={momentum}", self.momentum
-        expr = "{self}({x}.transpose(1, 2)).transpose(1, 2)" if x.kind == "tokens" else "{self}({x})"
+        expr = "{self}({x})"
+        if x.kind == "tokens":  # contiguous: torch.compile foresees other strides than the kernel leaves
+            expr = "{self}({x}.transpose(1, 2).contiguous()).transpose(1, 2)"
         return Torch(expr, f"nn.BatchNorm{2 if x.kind == 'map' else 1}d({{c}}, eps={{eps}}{momentum})", numbers)

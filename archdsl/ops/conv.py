@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from archdsl.ir.sizes import ceil_div
 from archdsl.ir.types import Pair, TensorType, Weight
-from archdsl.ops._initial import known_init
+from archdsl.ops._initial import bias_init, known_init
 from archdsl.ops.base import Call, Example, Op, Order, ShapeError, Torch, attr, divides, need, pair
 
 
@@ -32,7 +32,8 @@ class Conv(Op):
     d: int = attr(1, "dilation", low=1, high=1024)
     bias: bool = attr(True, "add a learnable bias")
     pad: str = attr("zeros", "how borders are padded", choices=("zeros", "tf_same"))
-    init: str = attr("trunc_normal(0.02)", "initialisation of the weight; the bias starts at zero")
+    init: str = attr("trunc_normal(0.02)", "initialisation of the weight")
+    bias_init: float | str | None = attr(None, "initialisation of the bias; none is zeros, or torch's where init is")
 
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"dim": 8, "k": 3, "s": 2}, (TensorType("map", (4, 9, 11)),)),
@@ -58,6 +59,7 @@ class Conv(Op):
         x = need(types[0], "map", self)
         assert self.dim is not None
         known_init(self, self.init)
+        bias_init(self, self.init, self.bias_init)
         divides(self, self.g, x.channels, "input channels", "g", "E-GROUPS")
         divides(self, self.g, self.dim, "output channels", "g", "E-GROUPS")
         return (x.with_channels(self.dim).with_size(*self.out_size(x)),)
@@ -83,7 +85,7 @@ class Conv(Op):
     def weights(self, *types: TensorType | None) -> tuple[Weight, ...]:
         assert self.dim is not None and types[0] is not None
         weight = Weight("weight", (self.dim, types[0].channels // self.g, *pair(self.k)), self.init)
-        bias = Weight("bias", (self.dim,), "torch" if self.init == "torch" else "zeros")
+        bias = Weight("bias", (self.dim,), bias_init(self, self.init, self.bias_init))
         return (weight, bias) if self.bias else (weight,)
 
     def macs(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
@@ -95,11 +97,11 @@ class Conv(Op):
         x = call.inputs[0]
         assert x is not None and self.dim is not None
         numbers = {"c_in": x.channels, "c_out": self.dim, "groups": self.g}
-        args = "{c_in}, {c_out}, " + _size(self.k)
+        args = "{c_in}, {c_out}, " + size_text(self.k)
         if pair(self.s) != (1, 1):
-            args += f", stride={_size(self.s)}"
+            args += f", stride={size_text(self.s)}"
         if self.pad == "zeros" and pair(self.p or 0) != (0, 0):
-            args += f", padding={_size(self.p or 0)}"
+            args += f", padding={size_text(self.p or 0)}"
         if self.d != 1:
             args += f", dilation={self.d}"
         if self.g != 1:
@@ -111,7 +113,7 @@ class Conv(Op):
         return Torch("{self}({x})", f"nn.Conv2d({args})", numbers)
 
 
-def _size(value: int | Pair) -> str:
+def size_text(value: int | Pair) -> str:
     """A kernel size as torch takes it: one int where both axes agree."""
     a, b = pair(value)
     return str(a) if a == b else f"({a}, {b})"

@@ -23,7 +23,8 @@ class Dwconv(Op):
     d: int = attr(1, "dilation", low=1, high=1024)
     bias: bool = attr(True, "add a learnable bias")
     pad: str = attr("zeros", "how borders are padded", choices=("zeros", "tf_same"))
-    init: str = attr("trunc_normal(0.02)", "initialisation of the weight; the bias starts at zero")
+    init: str = attr("trunc_normal(0.02)", "initialisation of the weight")
+    bias_init: float | str | None = attr(None, "initialisation of the bias; none is zeros, or torch's where init is")
 
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"k": 7}, (TensorType("map", (8, 9, 10)),)),
@@ -32,7 +33,9 @@ class Dwconv(Op):
 
     def resolve(self, *types: TensorType | None) -> Op:
         x = need(types[0], "map", self)
-        whole = Conv(x.channels, self.k, self.s, self.p, x.channels, self.d, self.bias, self.pad, self.init)
+        whole = Conv(
+            x.channels, self.k, self.s, self.p, x.channels, self.d, self.bias, self.pad, self.init, self.bias_init
+        )
         return whole.resolve(x)
 
     def weights(self, *types: TensorType | None) -> tuple[Weight, ...]:

@@ -18,6 +18,9 @@ FILLS = {
     "constant": "torch.full(({tuple}), {{value}})",
     "normal": "nn.init.normal_(torch.empty({shape}), std={{value}})",
     "trunc_normal": "nn.init.trunc_normal_(torch.empty({shape}), std={{value}})",
+    "trunc_normal_tf": (
+        "nn.init.trunc_normal_(torch.empty({shape}), std={{value}}, a=-2 * {{value}}, b=2 * {{value}})"
+    ),
     "uniform": "nn.init.uniform_(torch.empty({shape}), -{{value}}, {{value}})",
 }
 

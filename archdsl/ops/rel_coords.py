@@ -14,19 +14,20 @@ from archdsl.ops.rel_lookup import relative_extent, size_source
 class RelCoords(Op):
     """const tokens[(Hq + Hk - 1) * (Wq + Wk - 1), 2]: (rows, columns) from key to query, in the order of rel_lookup.
 
-    "linear" scales the longest distance to 1; "log8" scales it to 8 and takes sign(d) * log8(1 + |d|). q and k
-    (the same where k is not given) are read for their sizes only.
+    "linear" scales the longest distance to 1; "log8" scales it to 8 and takes sign(d) * log8(1 + |d|); "none" counts
+    positions. q and k (the same where k is not given) are read for their sizes only.
     """
 
     ports: ClassVar[tuple[str, ...]] = ("q", "k?")
     order: ClassVar[Order] = Order.GROUP
 
-    norm: str = attr("linear", "scale of the distances", choices=("linear", "log8"))
+    norm: str = attr("linear", "scale of the distances", choices=("linear", "log8", "none"))
 
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 3, 4)),)),
         Example({"norm": "log8"}, (TensorType("map", (6, 4, 4), (Frame("window", (2, 3), (4, 4), (8, 12)),)),)),
         Example({"norm": "log8"}, (TensorType("map", (6, 3, 4)), TensorType("map", (2, 2, 1)))),
+        Example({"norm": "none"}, (TensorType("map", (6, 3, 4)), TensorType("map", (2, 2, 5)))),
     )
 
     def infer(self, *types: TensorType | None) -> tuple[TensorType, ...]:
@@ -39,5 +40,5 @@ class RelCoords(Op):
         q, k = call.inputs[0], call.inputs[1] if call.has(1) else call.inputs[0]
         assert q is not None and k is not None
         keys = size_source("k" if call.has(1) else "q", k, call.axes)
-        log = ", log=True" if self.norm == "log8" else ""
-        return Torch(f"rel_coords({size_source('q', q, call.axes)}, {keys}, {{q}}{log})", "", {}, ("rel_coords",))
+        how = {"linear": "", "log8": ", log=True", "none": ", scaled=False"}[self.norm]
+        return Torch(f"rel_coords({size_source('q', q, call.axes)}, {keys}, {{q}}{how})", "", {}, ("rel_coords",))

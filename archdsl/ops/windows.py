@@ -15,8 +15,9 @@ from archdsl.ops.base import Call, Example, Op, Order, ShapeError, Torch, attr, 
 class Windows(Op):
     """Cuts each map into windows of at most `size`: results are the maps in a window frame, then the frame.
 
-    The window is clamped to the map; the shift is dropped on an axis whose map is not larger than the window;
-    the map is shifted first and then padded with zeros at the bottom and right. `pad = "before_roll"` pads
+    The window is clamped to the map, unless `clamp = false`, which pads a smaller map to a whole window; the shift
+    is dropped on an axis whose map is not larger than the window; the map is shifted first and then padded with
+    zeros at the bottom and right. `pad = "before_roll"` pads
     first (torchvision's order), `pad = "none"` refuses maps that do not tile. Attention inside the frame masks
     across the seam of the shift by itself. `halo = h` widens every window by h on all sides (keys that overlap);
     beyond the map it holds zeros.
@@ -30,6 +31,7 @@ class Windows(Op):
     shift: int | Pair | None = attr(None, "cyclic shift before cutting; none is never", low=0)
     pad: str = attr("after_roll", "order of padding and shift", choices=("after_roll", "before_roll", "none"))
     halo: int = attr(0, "how far windows reach into their neighbours", low=0)
+    clamp: bool = attr(True, "whether a window is never larger than the map")
 
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"size": 4}, (TensorType("map", (6, 8, 12)),)),
@@ -37,6 +39,8 @@ class Windows(Op):
         Example({"size": (2, 8)}, (TensorType("map", (6, 4, 4)), TensorType("map", (3, 4, 4)))),
         Example({"size": 4, "shift": 1, "pad": "before_roll"}, (TensorType("map", (6, 9, 5)),)),
         Example({"size": 4, "halo": 1}, (TensorType("map", (6, 8, 6)),)),
+        Example({"size": 7, "shift": 3, "clamp": False}, (TensorType("map", (6, 5, 9)),)),
+        Example({"size": 5, "halo": 1, "clamp": False}, (TensorType("map", (6, 3, 7)),)),
         Example({"size": 2}, (TensorType("map", (6, 4, 4), (Frame("window", (2, 3), (4, 4), (8, 12)),)),)),
     )
 
@@ -54,7 +58,7 @@ class Windows(Op):
             raise ShapeError(f"`windows` cuts maps of one size together, got {shapes}", code="E-WINDOW", port="xs")
         height, width = maps[0].size
         size, shift = pair(self.size), pair(self.shift or 0)
-        inner = minimum(height, size[0]), minimum(width, size[1])
+        inner = (minimum(height, size[0]), minimum(width, size[1])) if self.clamp else size
         for axis, s, w in zip("hw", shift, size, strict=True):
             if s >= w and s:
                 raise ShapeError(
@@ -93,11 +97,14 @@ class Windows(Op):
     def torch(self, call: Call) -> Torch | str:
         together = len(call.inputs) > 1
         numbers: dict[str, Static] = {"size": self.size_source(call)}
-        order = ", pad_first=True" if self.pad == "before_roll" else ""
+        fixed = "" if self.clamp else ", clamp=False"
+        order = (", pad_first=True" if self.pad == "before_roll" else "") + fixed
         if self.halo:
             if together:
                 return "windows with a halo are cut one map at a time in PyTorch"
-            return Torch("halo_windows({xs}, {size}, {halo})", "", numbers | {"halo": self.halo}, ("halo_windows",))
+            return Torch(
+                f"halo_windows({{xs}}, {{size}}, {{halo}}{fixed})", "", numbers | {"halo": self.halo}, ("halo_windows",)
+            )
         if self.shift is None and together:
             return Torch(f"windows_alike({{size}}, {{xs}}{order})", "", numbers, ("windows",))
         if self.shift is None:

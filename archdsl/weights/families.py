@@ -14,11 +14,15 @@ from archdsl.weights.transforms import Concat, FoldBN, Transform, TransformError
 
 TABLES = Path(__file__).parent / "tables"
 _HOLE = re.compile(r"\{([a-z]\w*)\}")
+_SHIFTED = re.compile(r"\{([a-z]\w*)([+-]\d+)?\}")
 
 
 @dataclass(frozen=True)
 class Template:
-    """A path with holes for numbers: `stages.{i}.down` also stands for what lies below it, "" for everything."""
+    """A path with holes for numbers: `stages.{i}.down` also stands for what lies below it, "" for everything.
+
+    A hole of a key may be counted from elsewhere: `cell_{j+6}`.
+    """
 
     text: str
 
@@ -30,11 +34,11 @@ class Template:
         return {k: v for k, v in found.groupdict().items() if k != "_rest"}, found["_rest"]
 
     def fill(self, numbers: Mapping[str, str]) -> str:
-        return _HOLE.sub(lambda hole: numbers[hole[1]], self.text)
+        return _SHIFTED.sub(lambda hole: str(int(numbers[hole[1]]) + int(hole[2] or 0)), self.text)
 
     @property
     def holes(self) -> frozenset[str]:
-        return frozenset(_HOLE.findall(self.text))
+        return frozenset(name for name, _ in _SHIFTED.findall(self.text))
 
     @property
     def weight(self) -> tuple[int, int]:
@@ -136,13 +140,15 @@ def read(path: str | Path) -> Family:
 
 
 def _family(name: str, table: Mapping[str, object]) -> Family:
-    unknown = table.keys() - {"library", "models", "paths", "drop"}
+    unknown = table.keys() - {"library", "models", "paths", "blocks", "in_blocks", "drop"}
     if unknown:
-        raise TransformError(f"unknown entry `{sorted(unknown)[0]}`; there are library, models, paths and drop")
-    models, paths, drop = table.get("models", {}), table.get("paths", {}), table.get("drop", [])
-    if not isinstance(models, dict) or not isinstance(paths, dict) or not isinstance(drop, list):
-        raise TransformError("`models` and `paths` are tables, `drop` is a list")
-    rules = tuple(_rule(ours, theirs) for ours, theirs in paths.items())
+        known = "library, models, paths, blocks, in_blocks and drop"
+        raise TransformError(f"unknown entry `{sorted(unknown)[0]}`; there are {known}")
+    models, drop = table.get("models", {}), table.get("drop", [])
+    paths, blocks, inside = (_rules(table.get(entry, {})) for entry in ("paths", "blocks", "in_blocks"))
+    if not isinstance(models, dict) or not isinstance(drop, list):
+        raise TransformError("`models` is a table, `drop` is a list")
+    rules = (*paths, *blocks, *(_in_block(block, rule) for block in blocks for rule in inside))
     return Family(
         name,
         str(table.get("library", "timm")),
@@ -150,6 +156,21 @@ def _family(name: str, table: Mapping[str, object]) -> Family:
         rules,
         tuple(Template(str(t)) for t in drop),
     )
+
+
+def _rules(lines: object) -> tuple[Rule, ...]:
+    if not isinstance(lines, dict):
+        raise TransformError("`paths`, `blocks` and `in_blocks` are tables")
+    return tuple(_rule(ours, theirs) for ours, theirs in lines.items())
+
+
+def _in_block(block: Rule, rule: Rule) -> Rule:
+    """What a line says of every block, said of one: `block` tells where that stands."""
+    ours, theirs = block.path.text, block.keys[0].text
+    if block.path.holes & rule.path.holes or len(block.keys) > 1 or block.via:
+        raise TransformError(f"`{ours}`: a block has one key, and holes of its own")
+    keys = tuple(Template(f"{theirs}.{key.text}") for key in rule.keys)
+    return Rule(Template(f"{ours}.{rule.path.text}"), keys, rule.via)
 
 
 def _rule(ours: str, theirs: object) -> Rule:
@@ -161,6 +182,8 @@ def _rule(ours: str, theirs: object) -> Rule:
     keys = _texts(ours, stored)
     if not keys:
         raise TransformError(f"`{ours}`: it has no key")
+    if any(shift for _, shift in _SHIFTED.findall(ours)):
+        raise TransformError(f"`{ours}`: numbers are counted from elsewhere in keys only")
     rule = Rule(Template(ours), tuple(Template(k) for k in keys), _transforms(ours, keys, via))
     unbound = [hole for k in rule.keys for hole in k.holes - rule.path.holes]
     if unbound:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from archdsl.ir.graph import Graph, Node
 from archdsl.ir.types import TensorType
-from archdsl.ops.rel_lookup import relative_extent
+from archdsl.ops.rel_lookup import RelLookup, relative_extent
 from archdsl.weights.transforms import Geometry
 
 _SAME_PICTURE = ("resize", "windows", "pad", "avg_pool", "identity")
@@ -52,9 +52,9 @@ def _table(graph: Graph, node: Node) -> tuple[int, int] | None:
     """Rows and columns of relative positions, where the node's value is what `rel_lookup` looks up in."""
     for value in node.values:
         for user, slot in graph.users(value):
-            if user.op.name == "rel_lookup" and slot == 0:
+            if isinstance(user.op, RelLookup) and slot == 0:
                 types = [t for t in graph.operand_types(user)[1:] if t is not None]
-                rows, columns = relative_extent(types[0], types[-1])
+                rows, columns = relative_extent(types[0], types[-1], user.op.s, user.op.signed)
                 return int(rows), int(columns)
     return None
 

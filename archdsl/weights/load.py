@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from archdsl.weights.families import Family, by_name, shipped
 from archdsl.weights.fit import Refusal, fit
 from archdsl.weights.geometry import geometry
 from archdsl.weights.match import Link, Matching, match
+from archdsl.weights.random import random_weight
 from archdsl.weights.stores import Stored, timm_model
 from archdsl.weights.transforms import Geometry, Rows, Transform, TransformError, parse
 
@@ -83,7 +84,7 @@ class Import:
         )
         out = [f"{self.graph.name} <- {self.stored.name}: {', '.join(counts)}"]
         out.append(f"table: {self.family.name if self.family else 'none'}; license: {self.stored.license or 'unknown'}")
-        for by in ("table", "name", "shape", "order"):
+        for by in ("table", "name", "shape", "order", "turn"):
             out += _listed(f"mapped by {by}", [_line(x) for x in m.links if x.by == by and x.path in self.state])
         out += _listed("resized", [f"{p} ({', '.join(map(str, t))})" for p, t in self.resized.items()])
         out += _listed("new", self.fresh)
@@ -102,16 +103,22 @@ def import_weights(
     table: Family | None = None,
     adapt: Sequence[str] = (),
     initial: Mapping[str, Tensor] | None = None,
+    module: Callable[[], nn.Module] | None = None,
 ) -> Import:
     """The stored tensors under the graph's weight paths and in its shapes; complete where it has no diagnostics.
 
     `table` is found by the arch's name, the model's, or what it explains where it is None. `adapt` names what may
-    be changed that no spec declares (fit.ADAPT); `initial` has the values of weights that start anew. Raises
+    be changed that no spec declares (fit.ADAPT); `initial` has the values of weights that start anew. `module` makes
+    the spec's module: where timm's model is known, both then prove what only the order of weights suggests. Raises
     E-WEIGHT-TRANSFORM where a table's transform does not fit its tensor.
     """
     family = table or by_name(shipped(), graph.name, stored.model) or _best(graph, stored)
     known = geometry(graph)
     found = match(graph, stored.shapes, family, stored.order)
+    if module is not None and stored.model and (found.ambiguous or found.missing):
+        suggested = match(graph, stored.shapes, family, stored.order, in_turn=True)
+        if not (suggested.ambiguous or suggested.missing) and proved(graph, module(), suggested, stored.model):
+            found = suggested
     state: dict[str, Tensor] = {}
     resized: dict[str, tuple[Transform, ...]] = {}
     fresh, mismatched, faults, links = [], [], [], []
@@ -235,6 +242,29 @@ def check_forward(module: nn.Module, graph: Graph, found: Import, model: str = "
     return f"check: logits of timm's {name} agree to {difference / scale:.0e} in float64, 1x{channels}x{height}x{width}"
 
 
+def proved(graph: Graph, module: nn.Module, matching: Matching, model: str) -> bool:
+    """Whether the module and timm's model compute the same float64 logits from random weights linked like this."""
+    import torch
+
+    channels, height, width = (int(n) for n in graph.inputs[0].type.dims)
+    theirs = timm_model(model, num_classes=graph.outputs[0].type.channels, in_chans=channels).double().eval()
+    state = {
+        key: random_weight(key, tuple(t.shape)).to(t.dtype) if t.is_floating_point() else t
+        for key, t in theirs.state_dict().items()
+    }
+    theirs.load_state_dict(state)
+    known = geometry(graph)
+    try:
+        links = [(x, tuple(t.settle(known.get(x.path, Geometry())) for t in x.via)) for x in matching.links]
+        module.double().eval().load_state_dict({x.path: _applied(replace(x, via=via), state) for x, via in links})
+        x = torch.randn(1, channels, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            a, b = module(x), theirs(x)
+    except (RuntimeError, AssertionError, ValueError, KeyError):  # of another size, or with other keys
+        return False
+    return bool(b.std() > 0 and (a - b).abs().max() <= AGREES * b.abs().max())
+
+
 def _unchecked(graph: Graph, why: str, help: str = "") -> ArchError:
     return error("E-WEIGHT-CHECK", f"the weights of `{graph.name}` cannot be checked: {why}", help=help)
 
@@ -297,11 +327,12 @@ def _recorded(stored: Stored) -> dict[str, Link] | None:
 
 
 def _best(graph: Graph, stored: Stored) -> Family | None:
-    """The table that explains the most weights with lines of its own; None where none does, or two differ."""
+    """The table that names most of the weights, and the most with lines of its own; None where none does, or two do."""
     scores = []
     for family in shipped():
-        bounds = [family.bind(p) for p in graph.params]
-        scores.append(sum(b.explicit and all(k in stored.tensors for k in b.keys) for b in bounds))
+        bounds = map(family.bind, graph.params)
+        known = [bound.explicit for bound in bounds if all(key in stored.tensors for key in bound.keys)]
+        scores.append(sum(known) if 2 * len(known) > len(graph.params) else 0)
     most = max(scores, default=0)
     return shipped()[scores.index(most)] if most and scores.count(most) == 1 else None
 

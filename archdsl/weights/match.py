@@ -2,7 +2,8 @@
 
 What a table says holds. Of the rest, equal names in equal shapes are linked; then, stage by stage and block by
 block, modules of equal roles and shapes, where there is one of them, or where data flow puts them in an order that
-the other library's execution repeats. Anything else is ambiguous and is never guessed.
+the other library's execution repeats. Anything else is ambiguous. That what is left comes in turn, in the order of the
+spec's text as in that of the other library's execution, is a conjecture: `in_turn` makes it, who asks for it proves it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Link:
     keys: tuple[str, ...]
     via: tuple[Transform, ...] = ()
     by: str = "table"
-    """What decided: table, name, shape or order."""
+    """What decided: table, name, shape or order; "turn" is a conjecture."""
 
     @property
     def changes(self) -> bool:
@@ -84,11 +85,13 @@ def match(
     keys: Shapes,
     family: Family | None = None,
     order: Mapping[str, int] | None = None,
+    *,
+    in_turn: bool = False,
 ) -> Matching:
     """Links the graph's parameters with `keys` (shapes by name).
 
     `order` is when the other library's model first uses each key, where that is known; without it data flow on our
-    side decides nothing.
+    side decides nothing. With `in_turn` modules that nothing tells apart are linked in the two orders.
     """
     dropped = tuple(k for k in keys if family is not None and family.drops(k))
     at = _Open(
@@ -100,6 +103,9 @@ def match(
         if path in at.free and bare(at.keys[path]) == bare(shape):
             at.link(Link(path, (path,), squeezed(at.keys[path], shape), "name"))
     ambiguous = _by_structure(at, order)
+    if in_turn and order is not None:
+        _by_turn(at, order)
+        ambiguous = tuple(a for a in ambiguous if at.paths.keys() & {*a.paths})
     for path in list(at.paths):
         if path in at.free:  # of another shape: one to be resized, or a fault to be told
             at.link(Link(path, (path,), (), "name"))
@@ -176,12 +182,16 @@ class _Module:
     """(role, full name) pairs."""
 
 
-Place = tuple[tuple[int, ...], tuple[tuple[str, Shape], ...]]
-"""Where a module stands (numbers of its stage and block), and the roles and shapes of its tensors."""
+Numbers = tuple[int, ...]
+"""Of a stage, and of a block in it."""
+Place = tuple[Numbers, tuple[tuple[str, Shape], ...]]
+"""Where a module stands, and the roles and shapes of its tensors."""
+Modules = dict[Place, list[_Module]]
 
 
 def _by_structure(at: _Open, order: Mapping[str, int] | None) -> tuple[Ambiguity, ...]:
-    ours, theirs = _modules(at.paths, list(at.graph.params)), _modules(at.free, list(at.keys))
+    ours = _modules(at.paths, list(at.graph.params))
+    theirs = _modules(at.free, list(at.keys), _staged(list(at.graph.params), list(at.keys)))
     ambiguous = []
     for place, mine in ours.items():
         found = theirs.get(place, [])
@@ -202,9 +212,23 @@ def _by_structure(at: _Open, order: Mapping[str, int] | None) -> tuple[Ambiguity
     return _named(at, ambiguous, ours, theirs)
 
 
-def _named(
-    at: _Open, found: Iterable[Ambiguity], ours: Mapping[Place, list[_Module]], theirs: Mapping[Place, list[_Module]]
-) -> tuple[Ambiguity, ...]:
+def _by_turn(at: _Open, order: Mapping[str, int]) -> None:
+    """Links modules of equal roles and shapes in turn where there are as many on both sides."""
+    ours, theirs = _modules(at.paths, ()), _modules(at.free, ())
+    written = {path: i for i, path in enumerate(at.graph.params)}
+    for place, modules in ours.items():
+        found = theirs.get(place, [])
+        if len(found) == len(modules) and all(full in order for m in found for _, full in m.roles):
+            for a, b in zip(_ranked(modules, written), _ranked(found, order), strict=True):
+                for (_, path), (_, key) in zip(a.roles, b.roles, strict=True):
+                    at.link(Link(path, (key,), squeezed(at.keys[key], at.paths[path]), "turn"))
+
+
+def _ranked(modules: Sequence[_Module], rank: Mapping[str, int]) -> list[_Module]:
+    return sorted(modules, key=lambda m: min(rank[full] for _, full in m.roles))
+
+
+def _named(at: _Open, found: Iterable[Ambiguity], ours: Modules, theirs: Modules) -> tuple[Ambiguity, ...]:
     """Ambiguities with full names of tensors instead of modules."""
     of = {m.name: m for modules in ours.values() for m in modules}
     other = {m.name: m for modules in theirs.values() for m in modules}
@@ -242,19 +266,33 @@ def _tail(name: str) -> str:
     return ".".join(parts[last + 1 :])
 
 
-def _modules(open: Shapes, all: Sequence[str]) -> dict[Place, list[_Module]]:
+def _modules(open: Shapes, all: Sequence[str], staged: Mapping[Numbers, Numbers] | None = None) -> Modules:
     """The open tensors as modules, by place; `all` names tell which numbers count stages and blocks."""
     counted = _counted(all)
     grouped: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in open:
         head, _, role = name.rpartition(".")
         grouped[head if role in ROLES and head else name].append((role if role in ROLES else "", name))
-    out: dict[Place, list[_Module]] = defaultdict(list)
+    out: Modules = defaultdict(list)
     for name, roles in grouped.items():
         roles = sorted(roles)
-        place = _numbers(name, counted), tuple((role, bare(open[full])) for role, full in roles)
+        numbers = _numbers(name, counted)
+        place = (staged or {}).get(numbers, numbers), tuple((role, bare(open[full])) for role, full in roles)
         out[place].append(_Module(name, tuple(roles)))
     return out
+
+
+def _staged(ours: Sequence[str], theirs: Sequence[str]) -> dict[Numbers, Numbers]:
+    """Our numbers of their blocks where these count through all stages, and our stages hold nothing but blocks."""
+    nested, flat = _places(ours), _places(theirs)
+    if len(nested) != len(flat) or {len(n) for n in nested} != {2} or {len(n) for n in flat} != {1}:
+        return {}
+    return dict(zip(sorted(flat), sorted(nested), strict=True))
+
+
+def _places(names: Sequence[str]) -> set[Numbers]:
+    counted = _counted(names)
+    return {_numbers(name, counted) for name in names} - {()}
 
 
 def _counted(names: Sequence[str]) -> frozenset[str]:
@@ -269,7 +307,7 @@ def _counted(names: Sequence[str]) -> frozenset[str]:
     return frozenset(out)
 
 
-def _numbers(name: str, counted: frozenset[str]) -> tuple[int, ...]:
+def _numbers(name: str, counted: frozenset[str]) -> Numbers:
     parts = name.split(".")
     return tuple(int(p) for i, p in enumerate(parts) if p.isdigit() and ".".join(parts[: i + 1]) in counted)
 

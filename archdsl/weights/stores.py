@@ -119,10 +119,11 @@ def timm_model(name: str, **arguments: object) -> nn.Module:
     return model
 
 
-def execution_order(model: nn.Module) -> dict[str, int] | None:
+def execution_order(model: nn.Module, size: tuple[int, int] | None = None) -> dict[str, int] | None:
     """When each tensor of the state dict is first used by a forward pass; None where the model cannot be traced.
 
-    A tensor that belongs to no layer counts as used when the module it belongs to is entered.
+    A tensor that belongs to no layer counts as used when the module it belongs to is entered. `size` is the height
+    and width of the image, the model's own where it is None.
     """
     import copy
 
@@ -137,10 +138,10 @@ def execution_order(model: nn.Module) -> dict[str, int] | None:
     for name, module in traced.named_modules():
         module.register_forward_pre_hook(partial(enter, name))
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = tuple(config.get("input_size") or (3, 224, 224))
+    channels, *usual = config.get("input_size") or (3, 224, 224)
     try:
         with torch.no_grad():
-            traced(torch.zeros(1, *size, device="meta"))
+            traced(torch.zeros(1, channels, *(size or usual), device="meta"))
     except Exception:  # any model of another library: then it has no order
         return None
     return {k: entered[owner] for k in traced.state_dict() if (owner := k.rpartition(".")[0]) in entered}

@@ -100,9 +100,10 @@ class Unsqueeze(Transform):
 
 @dataclass(frozen=True)
 class HeadFirst(Transform):
-    """Rows stored head by head, each [q | k | v], become [q | k | v], each head by head."""
+    """Rows stored head by head, each [q | k | v], become [q | k | v], each head by head; q, k and v are as `parts`."""
 
     name: ClassVar[str] = "head_first"
+    parts: tuple[int, ...] = (1, 1, 1)
     heads: int = 0
 
     def settle(self, geometry: Geometry) -> Transform:
@@ -111,16 +112,31 @@ class HeadFirst(Transform):
         return replace(self, heads=geometry.heads)
 
     def apply(self, tensors: Sequence[Tensor]) -> Tensor:
+        import torch
+
         (x,) = tensors
-        return self._swapped(x, (self.heads, 3))
+        by_head = torch.split(x.reshape(self.heads, self._rows(x), *x.shape[1:]), self._sizes(x), dim=1)
+        return torch.cat([part.flatten(0, 1) for part in by_head])
 
     def undo(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        return (self._swapped(tensor, (3, self.heads)),)
+        import torch
 
-    def _swapped(self, x: Tensor, order: tuple[int, int]) -> Tensor:
-        if x.shape[0] % (3 * self.heads):
+        by_part = torch.split(tensor, [self.heads * n for n in self._sizes(tensor)])
+        return (torch.cat([part.reshape(self.heads, -1, *part.shape[1:]) for part in by_part], dim=1).flatten(0, 1),)
+
+    def _rows(self, x: Tensor) -> int:
+        """Of one head."""
+        rows, left = divmod(x.shape[0], self.heads)
+        if left or rows % sum(self.parts):
             raise TransformError(f"{self}: {x.shape[0]} rows are not q, k and v of {self.heads} heads")
-        return x.reshape(*order, -1, *x.shape[1:]).transpose(0, 1).reshape(x.shape).contiguous()
+        return rows
+
+    def _sizes(self, x: Tensor) -> list[int]:
+        unit = self._rows(x) // sum(self.parts)
+        return [unit * n for n in self.parts]
+
+    def __str__(self) -> str:
+        return self.name if self.parts == (1, 1, 1) else f"{self.name}:{','.join(map(str, self.parts))}"
 
 
 @dataclass(frozen=True)
@@ -260,18 +276,24 @@ class GridTable(Transform):
 
 @dataclass(frozen=True)
 class Transpose(Transform):
-    """Swaps the first two axes: a table [heads, offsets] becomes [offsets, heads]."""
+    """Puts the axes in another order, the first two swapped unless said: [heads, offsets] becomes [offsets, heads]."""
 
     name: ClassVar[str] = "transpose"
+    axes: tuple[int, ...] = (1, 0)
+    """Which stored axis each of the first ones is."""
 
     def apply(self, tensors: Sequence[Tensor]) -> Tensor:
         (x,) = tensors
-        if x.ndim < 2:
+        if x.ndim < len(self.axes):
             raise TransformError(f"{self}: the stored shape is {tuple(x.shape)}")
-        return x.transpose(0, 1).contiguous()
+        return x.permute(*self.axes, *range(len(self.axes), x.ndim)).contiguous()
 
     def undo(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        return (tensor.transpose(0, 1).contiguous(),)
+        back = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return (tensor.permute(*back, *range(len(back), tensor.ndim)).contiguous(),)
+
+    def __str__(self) -> str:
+        return self.name if self.axes == (1, 0) else f"{self.name}:{','.join(map(str, self.axes))}"
 
 
 @dataclass(frozen=True)
@@ -402,7 +424,7 @@ def parse(text: str) -> Transform:
             role, _, eps = rest.partition(",")
             if role in ("weight", "bias"):
                 return FoldBN(role, float(eps))
-        elif name in _NUMBERED:
+        elif name in (*_NUMBERED, HeadFirst.name, Transpose.name):
             return _numbered(name, tuple(int(n) for n in rest.split(",")))
     except ValueError as e:
         if isinstance(e, TransformError):
@@ -415,6 +437,10 @@ def _numbered(name: str, numbers: tuple[int, ...]) -> Transform:
         return Squeeze(numbers)
     if name == "unsqueeze":
         return Unsqueeze(numbers)
+    if name == Transpose.name and sorted(numbers) == list(range(len(numbers))):
+        return Transpose(numbers)
+    if name == HeadFirst.name and min(numbers) > 0:
+        return HeadFirst(numbers)
     if name == "concat" and 0 not in numbers and max(numbers) > 0:
         return Concat(numbers)
     if name == "rows" and len(numbers) == 3 and 0 <= numbers[0] < numbers[1] <= numbers[2]:

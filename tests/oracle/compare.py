@@ -1,4 +1,4 @@
-"""Turns two modules with the same weights into a verdict: float64 decides, float32 is held to timm's own error."""
+"""Turns two modules with the same weights into a verdict: float64 decides, float32 is held to the reference's error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tests.oracle.keys import laid_out, renamed, translate
+from tests.oracle.links import Links
 
 EXACT = 1e-9
 """Relative difference allowed in float64: rounding differs by the order of summation, a wrong wiring by far more."""
@@ -28,11 +28,12 @@ class Run:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int = 0) -> None:
+def randomise(model: nn.Module, seed: int = 0, gain: float = 1.0) -> None:
     """Gives every tensor of the state dict values at which each one matters.
 
     Freshly initialised, a layer scale of 1e-6, a zero bias, a norm's ones and BatchNorm's statistics hide errors.
-    Values are exact in float32, so that both precisions see the same model.
+    Values are exact in float32, so that both precisions see the same model. Layers have `gain` times the weights that
+    keep the variance of what they map.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -49,8 +50,8 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             value = normal(tensor)
         elif role == "logit_scale":  # some beyond the bound it is clamped to
             value = 3 * normal(tensor)
-        elif tensor.ndim >= 2:  # keeps the variance of what it maps
-            value = normal(tensor) / math.sqrt(max(1, tensor[0].numel()))
+        elif tensor.ndim >= 2:
+            value = gain * normal(tensor) / math.sqrt(max(1, tensor[0].numel()))
         elif role in ("weight", "gamma", "scale"):  # of norms and layer scales
             value = 0.7 + 0.3 * normal(tensor)
         else:
@@ -58,28 +59,23 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
         tensor.copy_(value)
 
 
-def adopt(ours: nn.Module, theirs: nn.Module, family: str) -> None:
-    """Loads timm's weights into our module, strictly."""
-    ours.load_state_dict(translate(theirs.state_dict(), ours.state_dict(), family))
-
-
 def images(batch: int, size: tuple[int, int], seed: int = 1) -> Tensor:
     """Random images [batch, 3, H, W] in float32."""
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def run(model: nn.Module, x: Tensor, dtype: torch.dtype, family: str = "") -> Run:
-    """Runs a copy of the model in `dtype`, forward and back; timm's gradients come under our names (`family`)."""
+def run(model: nn.Module, x: Tensor, dtype: torch.dtype, links: Links | None = None) -> Run:
+    """Runs a copy of the model in `dtype`, forward and back; a reference's gradients come under our names (`links`)."""
     model = copy.deepcopy(model).to(dtype)
     x = x.to(dtype, copy=True).requires_grad_()
     torch.manual_seed(3)  # some models draw the order of tokens, in eval mode too
     logits = model(x)
     functional = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
     (logits * functional).sum().backward()
-    gradients = {"input": _gradient("input", x)}
-    for name, parameter in model.named_parameters():
-        gradient = _gradient(name, parameter)
-        gradients[renamed(name, family) if family else name] = laid_out(name, gradient, family) if family else gradient
+    gradients = {name: _gradient(name, parameter) for name, parameter in model.named_parameters()}
+    if links is not None:
+        gradients = links.translate(gradients)
+    gradients["input"] = _gradient("input", x)
     return Run(logits.detach(), gradients)
 
 
@@ -103,12 +99,12 @@ def check_exact(ours: Run, theirs: Run, vanishing: str = "") -> None:
 
 
 def check_rounding(ours: Run, theirs: Run, exact: Run, beyond: float = 1e-6) -> None:
-    """Asserts that our float32 error against float64 timm is at most four times float32 timm's own, and `beyond`."""
+    """Asserts that our float32 error, against float64, is at most four times the reference's own and `beyond`."""
     faults = []
     mine, timms = _pooled(deviations(ours, exact), exact), _pooled(deviations(theirs, exact), exact)
     for name, error in mine.items():
         if not error <= 4 * timms[name] + beyond:
-            faults.append(f"{name}: error {error:.1e}, timm's {timms[name]:.1e}")
+            faults.append(f"{name}: error {error:.1e}, the reference's {timms[name]:.1e}")
     assert not faults, "\n".join(faults[:10])
 
 

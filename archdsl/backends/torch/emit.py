@@ -19,10 +19,16 @@ from archdsl.backends.torch.plan import Planner, Step, Unsupported
 from archdsl.backends.torch.reserved import class_name, module_names
 from archdsl.backends.torch.templates import environment, helper_sources
 from archdsl.ir.graph import Graph, Guard, Node, Value
-from archdsl.ir.sizes import Condition, Size, pins, text
+from archdsl.ir.sizes import Condition, Size, evaluate, pins, text
 from archdsl.ops.drop_path import DropRate
 
 __all__ = ["Unsupported", "emit"]
+
+Start = tuple[str, str]
+"""How a layer's weight and its bias start."""
+AS_TORCH: Start = ("torch", "torch")
+FAR = 1 << 20
+"""A height at which a few rows more or less do not count."""
 
 
 def emit(graph: Graph, digest: str = "", version: str = "") -> dict[str, str]:
@@ -189,7 +195,8 @@ class _Module:
         )
         shapes = ", ".join(self.shape(cls, "in", i, v) for i, (_, v) in enumerate(cls.template.inputs))
         results = ", ".join(self.shape(cls, "out", o, v) for o, v in enumerate(cls.template.outputs))
-        return f"{what}{where}: {shapes or 'nothing'} -> {results}."
+        text = f"{what}{where}: {shapes or 'nothing'} -> {results}."
+        return text if len(text) <= WIDTH - 10 else text.replace(" -> ", "\n    -> ") + "\n    "
 
     def shape(self, cls: ModuleClass, side: str, index: int, value: Value) -> str:
         t = value.type
@@ -229,7 +236,7 @@ class _Module:
 
     def model_context(self) -> dict[str, Any]:
         graph = self.graph
-        forward = Taps(self.top, self.orders, graph)
+        forward = Taps(self.top, self.orders, graph, self.orders.of((id(self.head.cls), "in", 0)))
         (image,) = forward.open()
         forward.run(0, len(self.root.steps) - 1)
         final = [
@@ -250,7 +257,7 @@ class _Module:
             "image": image,
             "construct": constructed,
             "body": _tidy(forward.lines),
-            "final": ", ".join(final),
+            "final": f"({final[0]},)" if len(final) == 1 else f"({', '.join(final)})",
             "stage_list": self.stage_list(),
             "input_size": (channels, height, width),
             "in_chans": channels,
@@ -263,7 +270,7 @@ class _Module:
             "guards": self.guards(),
             "tables": _strings(self.tables()),
             "inits": self.inits(),
-            "named_inits": any("name" in rule["condition"] for rule in self.inits()),
+            "named_inits": any("name" in condition for condition, _ in self.inits()),
             "drop_rate": graph.statics.get("drop_rate", 0.0),
             "source_name": _file_name(graph.source),
             "mode": graph.mode,
@@ -275,22 +282,24 @@ class _Module:
         out = []
         for f in self.graph.features:
             t = f.value.type
-            reduction = round(height / int(t.size[0])) if t.kind == "map" else 0
+            reduction = _reduction(height, t.size[0]) if t.kind == "map" else 0
             out.append({"num_chs": int(t.channels), "reduction": reduction, "module": f.stage})
         if out:
             return out
         for step in self.root.steps:
-            grids = [(v, g) for v in step.results if step.loop and (g := token_grid(self.graph, v)) is not None]
+            if not step.children or _list_of(step) != self.stage_list():
+                continue
+            grids = [(v, g) for v in step.results if (g := token_grid(self.graph, v)) is not None]
             for value, grid in grids[:1]:
-                width = int(value.type.channels)
-                for i in range(len(step.children)):
-                    info = {"num_chs": width, "reduction": round(height / grid.rows), "module": f"{step.attr}.{i}"}
-                    out.append(info)
+                info = {"num_chs": int(value.type.channels), "reduction": _reduction(height, grid.rows)}
+                out += [info | {"module": child.path} for child in step.children]
         return out
 
     def stage_list(self) -> str:
         """The list of stages, or of blocks, that features are taken from."""
-        return next((s.attr for s in self.root.steps if s.loop), "stages")
+        loops = (s.attr for s in self.root.steps if s.loop)
+        blocks = "" if self.graph.features else block_list(self.graph, self.root.steps)
+        return blocks or next(loops, "stages")
 
     def guards(self) -> list[tuple[str, str]]:
         """(condition as Python in `height` and `width`, decision), bounds reduced to the strongest for each axis."""
@@ -339,80 +348,104 @@ class _Module:
                 makes = [t for reader in readers.get(node.value(), ()) for t in reader.outputs]
                 table = len(self.graph.params[node.module].shape) > 1
             else:
-                makes, table = list(node.outputs), False
+                makes, table = list(node.outputs), node.op.name == "rel_pos_q"
             if table or (makes and not any(t.batched for t in makes)):
                 found.update(dict.fromkeys(names))
         return tuple(_endings(found, [p for p in self.graph.params if p not in found], 2))
 
-    def inits(self) -> list[dict[str, str]]:
+    def inits(self) -> list[tuple[str, list[str]]]:
         """How weights of layers start: the commonest rule of linears and convolutions first, exceptions by name."""
-        layers: dict[str, dict[str, str]] = {"matrix": {}, "norm": {}}
+        layers: dict[str, dict[str, Start]] = {"matrix": {}, "norm": {}}
         for node in self.graph.nodes():
             kind = {"linear": "matrix", "conv": "matrix", "bn": "norm", "ln": "norm", "gn": "norm"}.get(node.op.name)
-            weight = next((p for role, p in node.params if role == "weight"), "")
-            if kind and weight:
-                layers[kind][node.module] = self.graph.params[weight].init
+            rules = {role: self.graph.params[path].init for role, path in node.params}
+            if kind and "weight" in rules:
+                layers[kind][node.module] = rules["weight"], rules.get("bias", _usual_bias(rules["weight"]))
         every = {**layers["matrix"], **layers["norm"]}
-        usual = Counter(rule for rule in layers["matrix"].values() if rule != "torch").most_common(1)
-        out: list[dict[str, str]] = []
+        usual = Counter(rule for rule in layers["matrix"].values() if rule != AS_TORCH).most_common(1)
+        out: list[tuple[str, list[str]]] = []
         for rule in [*dict(usual), *dict.fromkeys(layers["matrix"].values())]:
-            if rule == "torch" or (out and rule == usual[0][0]):
+            if rule == AS_TORCH or (out and rule == usual[0][0]):
                 continue
             group = [m for m, r in layers["matrix"].items() if r == rule]
             others = [m for m, r in layers["matrix"].items() if r != rule]
             if out:
                 condition = f"if {_named(group, [m for m in every if m not in group])}"
+                if self.head.logits.keys() & {m.removeprefix("head.") for m in group}:  # no layer where no classes
+                    condition += " and isinstance(module, nn.Linear)"
             else:
                 condition = "if isinstance(module, (nn.Linear, nn.Conv2d))"
                 condition += f" and {_named(others, group, 'not ')}" if others else ""
-            out.append({"call": _init_call(rule), "condition": condition + ":"})
+            out.append((condition + ":", _init_lines(rule)))
         for rule in dict.fromkeys(layers["norm"].values()):
             group = [m for m, r in layers["norm"].items() if r == rule]
-            if rule != "ones":
+            if rule[0] != "ones":
                 condition = f"if {_named(group, [m for m in every if m not in group])}:"
-                out.append({"call": _init_call(rule), "condition": condition})
+                out.append((condition, _init_lines(rule)))
         return out
 
 
 class Taps(Forward):
     """The model's own forward: stages leave their results for forward_intermediates."""
 
-    def __init__(self, cls: ModuleClass, orders: Orders, graph: Graph) -> None:
+    def __init__(self, cls: ModuleClass, orders: Orders, graph: Graph, features: str) -> None:
         self.graph = graph
+        self.features = features
+        """The order of axes in which the head takes them."""
         self.stages = [f.stage for f in graph.features]
-        super().__init__(cls, orders)
+        self.blocks = block_list(graph, cls.template.steps)
+        super().__init__(cls, orders, shortest=2 if self.stages else 1)
+
+    def folds(self, k: int, step: Step, source: str) -> bool:
+        """A feature is read twice, by what follows and by who asked for it."""
+        return not any(f.value in step.results for f in self.graph.features) and super().folds(k, step, source)
 
     def step(self, k: int) -> None:
         super().step(k)
         step = self.cls.template.steps[k]
         region = step.children[0].region if step.children and not step.loop else None
-        if region is not None and region.kind == "stage" and region.module in self.stages:
-            feature = self.graph.features[self.stages.index(region.module)]
-            at = self.stages.index(region.module)
-            self.lines += [f"if {at} in take:", f"    taken.append({self.operand(feature.value, FIRST)})"]
+        for at, feature in enumerate(self.graph.features):
+            if region is not None and region.kind == "stage" and region.module == feature.stage:
+                self.lines += [f"if {at} in take:", f"    taken.append({self.operand(feature.value, FIRST)})"]
+                each, last = self.stages.count(feature.stage), feature.stage not in self.stages[at + 1 :]
+                name, _, number = step.attr.partition(".")
+                if number and last and at + 1 < len(self.stages):
+                    result = self.operand(feature.value, self.features)
+                    stops = f"stop == {at}" if each == 1 else f"0 <= stop <= {at}"
+                    pruned = f"len(self.{name}) == {int(number) + 1}"
+                    self.lines += [f"if {stops} or {pruned}:", f"    return ({result},), taken"]
 
     def loop(self, k: int, step: Step) -> None:
+        start = len(self.lines)
         super().loop(k, step)
-        if not step.results:
-            return
-        first = step.children[0].region
-        value = step.results[0]
-        if first.kind == "stage" and first.module in self.stages:
-            offset, taken = self.stages.index(first.module), self.operand(value, FIRST)
-        elif not self.stages and (found := next((v for v in step.results if token_grid(self.graph, v)), None)):
-            value, grid = found, token_grid(self.graph, found)
-            assert grid is not None
-            prefix = f"[:, {grid.prefix}:]" if grid.prefix else ""
-            offset, taken = 0, f"{self.code[value]}{prefix}.transpose(1, 2).unflatten(2, ({grid.rows}, {grid.columns}))"
+        region = step.children[0].region
+        if region.kind == "stage" and region.module in self.stages:
+            offset, last = self.stages.index(region.module), step.children[-1].region.module
+            taken = [self.operand(f.value, FIRST) for f in self.graph.features if f.stage == last]
+        elif not self.stages and _list_of(step) == self.blocks:
+            offset = region.index or 0
+            taken = [self.tap(v, grid) for v in step.results if (grid := token_grid(self.graph, v)) is not None][:1]
         else:
             return
-        header = next(i for i in range(len(self.lines) - 1, -1, -1) if self.lines[i].startswith("for "))
+        each = len(taken)
+        header = next(i for i in range(start, len(self.lines)) if self.lines[i].startswith("for "))
         item = self.lines[header].split()[1]
-        start = f", {offset}" if offset else ""
-        self.lines[header] = f"for i, {item} in enumerate(self.{step.attr}{start}):"
-        self.lines += ["    if i in take:", f"        taken.append({taken})"]
-        if offset + len(step.children) >= len(self.stages):  # what follows takes no result that is not there
-            self.lines += ["    if i == stop:", "        break"]
+        first = f", {offset}" if offset and each == 1 else ""
+        self.lines[header] = f"for i, {item} in enumerate(self.{step.attr}{first}):"
+        for at, source in enumerate(taken):
+            number = "i" if each == 1 else f"{each} * i" + (f" + {offset + at}" if offset + at else "")
+            self.lines += [f"    if {number} in take:", f"        taken.append({source})"]
+        if "[" in step.attr:
+            self.lines[header + 1 : header + 1] = ["    if 0 <= stop < i:", "        break"]
+        elif offset + each * len(step.children) >= len(self.stages):  # what follows takes no result that is not there
+            self.lines += [f"    if i == stop{f' // {each}' if each > 1 else ''}:", "        break"]
+
+    def tap(self, value: Value, grid: TokenGrid) -> str:
+        """Source of a block's result as a map."""
+        if value.type.kind == "map":
+            return self.operand(value, FIRST)
+        prefix = f"[:, {grid.prefix}:]" if grid.prefix else ""
+        return f"{self.code[value]}{prefix}.transpose(1, 2).unflatten(2, ({grid.rows}, {grid.columns}))"
 
 
 @dataclass(frozen=True)
@@ -424,8 +457,21 @@ class TokenGrid:
     columns: int
 
 
+def block_list(graph: Graph, steps: Sequence[Step]) -> str:
+    """The first list of blocks that give maps, or tokens that were one; "" where there is none."""
+    blocks = (s for s in steps if s.children and s.children[0].region.kind == "blocks")
+    return next((_list_of(s) for s in blocks if any(token_grid(graph, v) for v in s.results)), "")
+
+
+def _list_of(step: Step) -> str:
+    """The list that a loop is over, or that the module called is in."""
+    return re.split(r"[.\[]", step.attr)[0]
+
+
 def token_grid(graph: Graph, value: Value) -> TokenGrid | None:
-    """The map that a sequence of tokens came from, followed through whatever keeps their number."""
+    """A map's own size, or the map that a sequence of tokens came from, followed through what keeps their number."""
+    if value.type.kind == "map" and not value.type.frames:
+        return TokenGrid(0, int(value.type.size[0]), int(value.type.size[1]))
     prefix = 0
     at: Value | None = value
     while at is not None and at.type.kind == "tokens":
@@ -446,27 +492,52 @@ def token_grid(graph: Graph, value: Value) -> TokenGrid | None:
     return None
 
 
+def _reduction(height: int, rows: int) -> int:
+    """How many rows of the image there are for one of a feature, apart from what borders take away."""
+    if isinstance(rows, Size):
+        return round(FAR / evaluate(rows.expr, {"H": FAR, "W": FAR}))
+    return round(height / rows)
+
+
 def _stronger(a: Condition, b: Condition) -> bool:
     assert isinstance(a.right, int) and isinstance(b.right, int)
     return a.right > b.right if a.op == ">=" else a.right < b.right
 
 
-def _init_call(rule: str) -> str:
+def _usual_bias(weight: str) -> str:
+    return "torch" if weight == "torch" else "zeros"
+
+
+def _init_lines(rule: Start) -> list[str]:
+    """What sets the weight and the bias of `module`; what starts as torch does is left alone."""
+    weight, bias = rule
+    lines = [] if weight == "torch" else [_init_call(weight, "module.weight")]
+    if bias != "torch":
+        lines += ["if module.bias is not None:", f"    {_init_call(bias, 'module.bias')}"]
+    return lines
+
+
+def _init_call(rule: str, tensor: str) -> str:
+    if rule.startswith("["):
+        return f"{tensor}.copy_(torch.tensor({rule}))"
     match = re.fullmatch(r"(\w+)(?:\(([^)]*)\))?", rule)
     assert match is not None
     name, value = match.group(1), match.group(2)
     return {
-        "trunc_normal": f"nn.init.trunc_normal_(module.weight, std={value})",
-        "normal": f"nn.init.normal_(module.weight, std={value})",
-        "uniform": f"nn.init.uniform_(module.weight, -{value}, {value})",
-        "constant": f"nn.init.constant_(module.weight, {value})",
-        "zeros": "nn.init.zeros_(module.weight)",
-        "ones": "nn.init.ones_(module.weight)",
+        "trunc_normal": f"nn.init.trunc_normal_({tensor}, std={value})",
+        "trunc_normal_tf": f"nn.init.trunc_normal_({tensor}, std={value}, a=-2 * {value}, b=2 * {value})",
+        "normal": f"nn.init.normal_({tensor}, std={value})",
+        "uniform": f"nn.init.uniform_({tensor}, -{value}, {value})",
+        "constant": f"nn.init.constant_({tensor}, {value})",
+        "zeros": f"nn.init.zeros_({tensor})",
+        "ones": f"nn.init.ones_({tensor})",
         "fan_out": (
-            "nn.init.normal_(module.weight, "
-            'std=(2 * getattr(module, "groups", 1) / module.weight[:, 0].numel()) ** 0.5)'
+            f'nn.init.normal_({tensor}, std=(2 * getattr(module, "groups", 1) / {tensor}[:, 0].numel()) ** 0.5)'
         ),
-        "xavier": "nn.init.xavier_uniform_(module.weight)",
+        "kaiming_fan_out": f'nn.init.kaiming_normal_({tensor}, mode="fan_out", nonlinearity="relu")',
+        "lecun": f"nn.init.normal_({tensor}, std={tensor}[0].numel() ** -0.5)",
+        "xavier": f"nn.init.xavier_uniform_({tensor})",
+        "identity": f"nn.init.eye_({tensor})",
     }[name]
 
 

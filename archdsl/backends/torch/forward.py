@@ -37,6 +37,8 @@ class Forward:
     """Variables that an optional run of steps sets when it ends: to what, and its last step."""
     branch: tuple[int, int] = (-1, -1)
     """The last step of the latest `if`, and how many lines there were after it."""
+    shortest: int = 2
+    """The fewest calls of blocks, written out by the plan, that a loop over part of their list stands for."""
 
     def __post_init__(self) -> None:
         self.refs = local_refs(self.cls.template)
@@ -80,8 +82,48 @@ class Forward:
                 self.optional(k, self.groups[k])
                 k = self.groups[k] + 1
                 continue
+            if (part := self.part(k)) is not None:
+                self.loop(k, part)
+                k += len(part.children)
+                continue
             self.step(k)
             k += 1
+
+    def part(self, k: int) -> Step | None:
+        """The loop over part of a list that the calls of its blocks from step k on come to, if they do to one."""
+        steps, last = self.cls.template.steps, k
+        name, _, first = steps[k].attr.partition(".")
+        if not self.called_alike(k) or not listings(self.cls).get(name):
+            return None
+        while last + 1 < len(steps) and steps[last + 1].attr == f"{name}.{int(first) + last + 1 - k}":
+            here, after = steps[last], steps[last + 1]
+            fed = [*here.results, *here.operands[len(here.results) :]]
+            one = (
+                self.called_alike(last + 1)
+                and self.orders.owner[here.children[0]] is self.orders.owner[after.children[0]]
+            )
+            if not one or after.operands != fed or any(self.readers.get(v) != [last + 1] for v in here.results):
+                break
+            last += 1
+        if last + 1 - k < self.shortest:
+            return None
+        children = [step.children[0] for step in steps[k : last + 1]]
+        attr = f"{name}[{first.lstrip('0')}:{int(first) + len(children)}]"
+        return Step(steps[last].results, steps[k].operands, None, children, True, len(steps[k].results), attr)
+
+    def called_alike(self, k: int) -> bool:
+        """Whether step k calls a block, unconditionally and so that it may stand in a loop: maps come as they go."""
+        step = self.cls.template.steps[k]
+        if step.loop or not step.children or step.children[0].region.kind != "blocks":
+            return False
+        if self.cls.optional[k] or self.cls.made[k] or self.cls.codes[k].numbers:
+            return False
+        owner = id(self.orders.owner[step.children[0]])
+        return 0 < len(step.results) <= len(step.operands) and all(
+            self.orders.of((owner, "in", i)) == self.orders.of((owner, "out", i))
+            for i, value in enumerate(step.results)
+            if value.type.kind == "map"
+        )
 
     def step(self, k: int) -> None:
         step = self.cls.template.steps[k]

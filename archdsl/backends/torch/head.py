@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from archdsl.backends.torch.axes import FIRST, Orders
@@ -18,7 +18,7 @@ POOLS = {"gap": "avg", "mean": "avg", "token": "token"}
 
 @dataclass(frozen=True)
 class Head:
-    """A head's class, the step that reduces over positions, the first step that makes logits, and all their layers."""
+    """A head's class, the step that reduces over positions, the one from which logits are made, and their layers."""
 
     cls: ModuleClass
     pool: int
@@ -36,13 +36,7 @@ class Head:
     @property
     def hidden(self) -> Value:
         """The one value that the layers after `tail` start from."""
-        steps = self.cls.template.steps
-        made = {v for s in steps[: self.tail] for v in s.results}
-        used = dict.fromkeys(v for s in steps[self.tail :] for v in s.operands if v in made)
-        if len(used) != 1:
-            raise Unsupported("logits are made from several values, which a timm head has no place for")
-        value = next(iter(used))
-        assert value is not None
+        (value,) = _carried(self.cls.template.steps, self.tail)
         return value
 
     @property
@@ -77,6 +71,7 @@ def find(step: Step | None, classifier: Classifier, outputs: int) -> Head:
                 step.children[0].region.span,
             )
         known.update(s.results)
+    tail = next(k for k in range(tail, pool, -1) if len(_carried(steps, k)) == 1)
     prefix = cls.template.path + "."
     logits = {
         t.node.module.removeprefix(prefix): int(t.operands[0].type.channels)
@@ -85,6 +80,12 @@ def find(step: Step | None, classifier: Classifier, outputs: int) -> Head:
         if t.node is not None and t.operands[0] is not None and classifier.makes_logits(t)
     }
     return Head(cls, pool, tail, logits)
+
+
+def _carried(steps: Sequence[Step], tail: int) -> list[Value]:
+    """The values that the steps from `tail` on take from those before."""
+    made = {v for s in steps[:tail] for v in s.results}
+    return list(dict.fromkeys(v for s in steps[tail:] for v in s.operands if v is not None and v in made))
 
 
 def _inner(step: Step) -> Iterator[Step]:

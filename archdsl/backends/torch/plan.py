@@ -36,6 +36,8 @@ class Instance:
     outputs: list[Value] = field(default_factory=list)
     nodes: frozenset[str] = frozenset()
     """Call paths of every node inside."""
+    returned: list[Value] = field(default_factory=list)
+    """What its def returns, whether or not something reads it."""
 
     def walk(self) -> Iterator[Instance]:
         """This instance and all below it, children first."""
@@ -144,12 +146,14 @@ class Planner:
 
     def loop(self, children: list[Instance]) -> list[Step]:
         """One loop step for consecutive iterations, or a call for each where the data flow is not a loop's."""
+        first, last = children[0], children[-1]
+        if len(last.outputs) < len(last.returned) and first.outputs == first.returned:
+            last.outputs = last.returned  # one class for all, though nothing reads some of the last one's results
         order = self.wiring(children)
         if order is None:
             return [_call(c) for c in children]
         for child in children:
             child.inputs = [child.inputs[i] for i in order]
-        first = children[0]
         return [
             Step(list(children[-1].outputs), [v for _, v in first.inputs], None, children, True, len(first.outputs))
         ]
@@ -172,13 +176,15 @@ class Planner:
         order = [hits[0] for hits in carried]
         order += [i for i in range(n) if i not in order]
         for before, after in zip(children, following, strict=False):
+            if any(after.inputs[i][1].type.kind != v.type.kind for i, v in zip(order, after.outputs, strict=False)):
+                return None  # a map has another order of axes than tokens
             for k, i in enumerate(order):
                 if after.inputs[i][1] != (before.outputs[k] if k < m else before.inputs[i][1]):
                     return None
             for value in before.outputs:
                 if value in self.kept and first.region.kind != "stage":
                     return None
-                if any(reader not in after.nodes for reader in self.readers.get(value, ())):
+                if not before.nodes | after.nodes >= {*self.readers.get(value, ())}:
                     return None
         return order
 
@@ -199,6 +205,7 @@ class Planner:
         out.inputs = ports + [(self.name_of(v), v) for v in used if v not in ported]
         results = [v for v in dict.fromkeys(named.results) if v in made]
         out.outputs = results + [v for v in made if v not in set(results)]
+        out.returned = [v for v in named.results if v.node in inside]
 
     def name_of(self, value: Value) -> str:
         node = self.graph.node(value.node)

@@ -107,6 +107,7 @@ MODULE = frozenset(
 """Attributes of every module."""
 MODEL = frozenset(
     [
+        "blocks_are_features",
         "classifier",
         "default_cfg",
         "drop_path_rate",

@@ -1,0 +1,31 @@
+"""ConvMixer (2201.09792)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tests.oracle.twin import timm_twin
+
+
+def _convmixer(**arguments: object) -> nn.Module:
+    from timm.models.convmixer import ConvMixer
+
+    settings = {"dim": 768, "depth": 32, "kernel_size": 7, "patch_size": 7, "act_layer": nn.ReLU}
+    model: nn.Module = ConvMixer(**{**settings, **arguments})
+    return model
+
+
+TWINS = (
+    # 250: patches of 7 leave a remainder out. 192x288: not square.
+    timm_twin(
+        "convmixer_768_32",
+        "convmixer_768_32",
+        {"dim": 48, "depth": 4},
+        make=_convmixer,
+        sizes=((250, 250), (192, 288)),
+        drops=False,
+        reduction=7,
+        interface=False,
+        rounding=2e-5,  # torch adds up the last norm's gradients one by one where channels come last: 2048 positions
+    ),
+)

@@ -1,0 +1,33 @@
+"""PiT (2103.16302)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tests.oracle.twin import Twin, timm_twin
+
+
+def _pit(dim: int, depths: object, heads: object, **arguments: object) -> nn.Module:
+    from timm.models.pit import PoolingVisionTransformer
+
+    model: nn.Module = PoolingVisionTransformer(base_dims=(dim,) * 3, depth=depths, heads=heads, **arguments)
+    return model
+
+
+def _twin(size: str, variant: bool = True) -> Twin:
+    return timm_twin(
+        f"pit_{size}",
+        f"pit_{size}_224",
+        {"dim": 8, "depths": [1, 2, 1], "heads": [2, 4, 8]},
+        make=_pit,
+        fixed={"patch_size": 14, "stride": 7} if size == "b" else {},
+        sized=True,
+        rebuild=((256, 256), (192, 320)),
+        bound="stem.pos_embed",
+        tokens=True,
+        interface=False,  # three stages, the first of 27x27
+        variant=variant,
+    )
+
+
+TWINS = (_twin("s", variant=False), _twin("xs"), _twin("ti"), _twin("b"))

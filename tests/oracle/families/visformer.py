@@ -1,0 +1,19 @@
+"""Visformer (2104.12533)."""
+
+from __future__ import annotations
+
+from tests.oracle.twin import timm_twin
+
+TWINS = (
+    timm_twin(
+        "visformer_s",
+        "visformer_small",
+        {"dim": 48, "depths": [2, 1, 1]},
+        {"dim": "embed_dim", "depths": "depth"},
+        sized=True,
+        rebuild=((256, 256), (192, 320)),
+        bound="patch_embed.pos_embed",
+        vanishing_in_training=r"\.patch_embed\.(proj|norm)\.bias$",  # each goes through a batch norm
+        interface=False,
+    ),
+)

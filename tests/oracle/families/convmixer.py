@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from tests.oracle.twin import timm_twin
+from tests.oracle.twin import Twin, timm_twin
 
 
 def _convmixer(**arguments: object) -> nn.Module:
@@ -15,11 +15,11 @@ def _convmixer(**arguments: object) -> nn.Module:
     return model
 
 
-TWINS = (
+def _twin(spec: str, name: str, variant: bool = True) -> Twin:
     # 250: patches of 7 leave a remainder out. 192x288: not square.
-    timm_twin(
-        "convmixer_768_32",
-        "convmixer_768_32",
+    return timm_twin(
+        spec,
+        name,
         {"dim": 48, "depth": 4},
         make=_convmixer,
         sizes=((250, 250), (192, 288)),
@@ -27,5 +27,12 @@ TWINS = (
         reduction=7,
         interface=False,
         rounding=2e-5,  # torch adds up the last norm's gradients one by one where channels come last: 2048 positions
-    ),
+        variant=variant,
+    )
+
+
+TWINS = (
+    _twin("convmixer_768_32", "convmixer_768_32", variant=False),
+    _twin("convmixer_1024_20", "convmixer_1024_20_ks9_p14"),
+    _twin("convmixer_1536_20", "convmixer_1536_20"),
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.oracle.twin import Twin, timm_twin
 
 
-def _twin(size: str, variant: bool = False) -> Twin:
+def _twin(size: str, variant: bool = True) -> Twin:
     return timm_twin(
-        f"hiera_{size[0]}",
+        "hiera_" + "".join(word[0] for word in size.split("_")),
         f"hiera_{size}_224",
         {"dim": 24, "depths": [1, 1, 1, 1]},
         {"dim": "embed_dim", "depths": "stages"},
@@ -19,4 +19,4 @@ def _twin(size: str, variant: bool = False) -> Twin:
     )
 
 
-TWINS = (_twin("tiny"), _twin("small", variant=True), _twin("base", variant=True))
+TWINS = (_twin("tiny", variant=False), *map(_twin, ("small", "base", "base_plus", "large")))

@@ -30,4 +30,4 @@ def _twin(size: str, variant: bool = False) -> Twin:
     )
 
 
-TWINS = (_twin("tiny"), _twin("small", variant=True))
+TWINS = (_twin("tiny"), _twin("small", variant=True), _twin("base", variant=True))

@@ -104,7 +104,7 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
         assert {f"archdsl/_data/{path}" for path in shipped} <= inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
     assert "License-Expression: Apache-2.0" in metadata
-    assert "archdsl = archdsl.cli:main" in entry_points
+    assert "archdsl = archdsl.cli:console" in entry_points
 
 
 @pytest.mark.full

@@ -37,7 +37,7 @@ def canonical_hash(graph: Graph) -> str:
             line.append(f"{role} {weights.setdefault(path, len(weights))}")
             if not known and param is not None:
                 line.append(static_text((param.shape, param.init, param.kind, param.dtype, param.resize)))
-        digest.update(static_text(tuple(line)).encode())
+        digest.update(("\n" + "\t".join(line)).encode())
     ends = (graph.inputs, graph.outputs, [f.value for f in graph.features])
     digest.update(" | ".join(" ".join(map(reference, values)) for values in ends).encode())
     return digest.hexdigest()

@@ -157,6 +157,8 @@ _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2}
 def text(value: int | Expr, names: Mapping[str, str] | None = None) -> str:
     """The expression as Python source; `names` maps axis names to the source that reads them."""
     expr = value.expr if isinstance(value, Size) else value
+    if isinstance(expr, int) and expr >= 0:
+        return str(int(expr))
 
     def show(e: Expr, outer: int) -> str:
         if isinstance(e, int):

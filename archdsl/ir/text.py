@@ -70,10 +70,10 @@ def print_graph(graph: Graph) -> str:
 
 def static_text(value: Static) -> str:
     """A compile-time value: a size keeps its expression in braces, a float its exact value."""
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, str):
         return quoted(value)
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, tuple):
         return "[" + ", ".join(map(static_text, value)) + "]"
     return repr(value) if isinstance(value, float) else size_text(value)

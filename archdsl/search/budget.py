@@ -124,7 +124,8 @@ def _latency(at: str, text: str) -> Measure:
         help = "as a budget: 2ms@local, of one image; as an objective: --evaluate latency:local"
         raise error("E-BUDGET", "no latency is predicted for this machine, it is measured", help=help)
     if device not in devices():
-        hint = did_you_mean(device, devices()) or f"known are {', '.join(devices())}"
+        known = (*devices(), "local")
+        hint = did_you_mean(device, known) or f"known are {', '.join(known)}"
         raise error("E-BUDGET", f"unknown device `{found['device']}`", help=hint)
     if dtype not in DTYPES:
         raise error("E-BUDGET", f"unknown element type `{dtype}`", help=f"known are {', '.join(DTYPES)}")

@@ -52,12 +52,57 @@ class Priced:
 
 
 @dataclass(frozen=True)
+class _Step:
+    """What a piece does to the hash: h -> h * scale + offset a lane."""
+
+    scale: tuple[int, int] = (1, 1)
+    offset: tuple[int, int] = (0, 0)
+
+    def then(self, other: _Step) -> _Step:
+        scales, offsets = zip(self.scale, other.scale, strict=True), zip(self.offset, other.scale, strict=True)
+        first, second = (a * b % WORD for a, b in scales)
+        moved = ((a * b + c) % WORD for (a, b), c in zip(offsets, other.offset, strict=True))
+        return _Step((first, second), (next(moved), next(moved)))
+
+
+class _Identity:
+    """A step that is found when it is first asked for: a graph's, or that of one after another.
+
+    A proof about costs asks for none, and hashes are a fifth of what a piece takes.
+    """
+
+    def __init__(self, known: _Step | None = None, of: Graph | tuple[_Identity, _Identity] | None = None) -> None:
+        self._known, self._of = known, of
+
+    @property
+    def step(self) -> _Step:
+        waiting: list[_Identity] = []  # a loop's turns, last one first: as many as it has, so not by recursion
+        at = self
+        while isinstance(at._of, tuple):
+            waiting.append(at)
+            at = at._of[0]
+        if isinstance(at._of, Graph):
+            digest = canonical_hash(at._of)
+            at._known, at._of = _Step(LANES, (int(digest[:16], 16), int(digest[16:32], 16))), None
+        assert at._known is not None
+        step = at._known
+        for chain in reversed(waiting):
+            assert isinstance(chain._of, tuple)
+            step = chain._known = step.then(chain._of[1].step)
+            chain._of = None
+        return step
+
+
+NOTHING = _Identity(_Step())
+BOUNDARY_STEP = _Identity(_Step(LANES, BOUNDARY))
+
+
+@dataclass(frozen=True)
 class _Row:
-    """One piece at one key: its costs, its hash as a step h -> h * scale + offset a lane, what it assigns."""
+    """One piece at one key: its costs, what it does to the hash, what it assigns."""
 
     metrics: tuple[float, ...]
-    scale: tuple[int, int]
-    offset: tuple[int, int]
+    identity: _Identity
     gives: tuple[Data, ...]
     error: ArchError | None = None
 
@@ -90,7 +135,7 @@ class Pricer:
         input: tuple[int, int, int] | None = None,
     ) -> None:
         self.space, self.measures, self.mode, self.input = space, tuple(measures), mode, input
-        self.zero = _Row((0.0,) * (len(METRICS) + len(self.measures)), (1, 1), (0, 0), ())
+        self.zero = _Row((0.0,) * (len(METRICS) + len(self.measures)), NOTHING, ())
         self.draws = Draws.of(space)
         self.genome = self.draws.genome
         self.reference = self.draws.parameters(self.draws.reference[0])
@@ -170,7 +215,7 @@ class Pricer:
             rows = piece.table.rows(
                 [*(columns[c] for c in piece.part.columns), *(state[v] for v in piece.part.takes)], len(genes)
             )
-            store = piece.store
+            store = piece.settled()
             if store.broken.any():
                 bad = store.broken[rows]
                 if bad.any():
@@ -192,7 +237,7 @@ class Pricer:
         """`price` without arrays, which are slower where there is little to put into them."""
         rows = [self._one(tuple(row)) for row in points.tolist()]
         metrics = np.array([r.metrics for r in rows]).reshape(len(rows), len(self.zero.metrics))
-        lanes = np.array([r.offset for r in rows], np.uint64).reshape(len(rows), 2)
+        lanes = np.array([r.identity.step.offset for r in rows], np.uint64).reshape(len(rows), 2)
         return Priced(np.array([r.error is None for r in rows], bool), metrics, lanes)
 
     def _one(self, row: tuple[int, ...]) -> _Row:
@@ -204,7 +249,7 @@ class Pricer:
             if missing is not None:
                 return replace(self.zero, error=missing.reason)
         total = self.zero.metrics
-        first = second = 0
+        first = second = 0  # of the two lanes, which start at 0
         codes: dict[Column, int] = {}
         state: dict[str, int] = {}
         for piece in self.pieces:
@@ -221,10 +266,11 @@ class Pricer:
             if found.error is not None:
                 return replace(self.zero, error=found.error)
             total = tuple([a + b for a, b in zip(total, found.metrics, strict=True)])
-            first = (first * found.scale[0] + found.offset[0]) % WORD
-            second = (second * found.scale[1] + found.offset[1]) % WORD
+            step = found.identity.step
+            first = (first * step.scale[0] + step.offset[0]) % WORD
+            second = (second * step.scale[1] + step.offset[1]) % WORD
             state.update(zip(piece.part.gives, piece.codes[at], strict=True))
-        return _Row(total, (1, 1), (first, second), ())
+        return _Row(total, _Identity(_Step(offset=(first, second))), ())
 
 
 class _Rule:
@@ -305,12 +351,12 @@ class _Store:
         self.broken = np.zeros(0, bool)
 
     def add(self, at: int, row: _Row, codes: Sequence[int]) -> None:
+        """All of a row but its hash."""
         if at == len(self.broken):
             room = max(64, at)
             for name, array in list(vars(self).items()):
                 setattr(self, name, np.concatenate([array, np.zeros((room, *array.shape[1:]), array.dtype)]))
-        self.metrics[at], self.scale[at], self.offset[at] = row.metrics, row.scale, row.offset
-        self.gives[at], self.broken[at] = codes, row.error is not None
+        self.metrics[at], self.gives[at], self.broken[at] = row.metrics, codes, row.error is not None
 
 
 class PricedPiece:
@@ -325,6 +371,7 @@ class PricedPiece:
         self.codes: list[tuple[int, ...]] = []
         """Of the variables that each row gives."""
         self.store = _Store(len(part.gives), len(METRICS) + len(pricer.measures))
+        self._hashed = 0
         self._loops: dict[tuple[int, ...], list[_Row]] = {}
         self._steps: dict[tuple[object, ...], _Row] = {}
 
@@ -340,7 +387,7 @@ class PricedPiece:
             row = self.looped(key, columns, state) if self.part.loop is not None else None
             row = row or self.run(self.part.statements, columns, state, self.part.gives)
             for _ in range(self.part.ends):
-                row = _chained(replace(self.pricer.zero, scale=LANES, offset=BOUNDARY), row)
+                row = _chained(replace(self.pricer.zero, identity=BOUNDARY_STEP), row)
         except ArchError as e:
             row = replace(self.pricer.zero, error=e)
         gives = zip(self.part.gives, row.gives, strict=True) if row.error is None else ()
@@ -349,6 +396,13 @@ class PricedPiece:
         self.store.add(len(self.rows), row, self.codes[-1])
         self.rows.append(row)
         return len(self.rows) - 1
+
+    def settled(self) -> _Store:
+        """The store with the hashes of all rows."""
+        for at, row in enumerate(self.rows[self._hashed :], self._hashed):
+            self.store.scale[at], self.store.offset[at] = row.identity.step.scale, row.identity.step.offset
+        self._hashed = len(self.rows)
+        return self.store
 
     def row(self, key: tuple[int, ...]) -> int:
         """The row of the piece at a key."""
@@ -426,8 +480,7 @@ class PricedPiece:
         if len(graph) == given and not moved:
             return replace(self.pricer.zero, gives=gone)
         ev.number_drop_paths()
-        digest = canonical_hash(graph)
-        return _Row(self.pricer.whole(graph), LANES, (int(digest[:16], 16), int(digest[16:32], 16)), gone)
+        return _Row(self.pricer.whole(graph), _Identity(of=graph), gone)
 
     def looped(self, key: tuple[int, ...], columns: Mapping[Column, Data], state: Mapping[str, Data]) -> _Row | None:
         """The row of a `blocks` loop, from those of its iterations; None where it does not count from 0."""
@@ -444,40 +497,45 @@ class PricedPiece:
         carried = tuple(dict.fromkeys((*self.part.takes, *self.part.gives)))
         if not sums:
             sums.append(replace(self.pricer.zero, gives=tuple(state.get(n, ABSENT) for n in carried)))
-        while len(sums) <= count:
+        depends = self.dependence(key, scope, ev) if len(sums) <= count else None
+        while depends is not None and len(sums) <= count:
             j, last = len(sums) - 1, sums[-1]
             before = dict(zip(carried, last.gives, strict=True))
-            step = self.step(j, key, before, scope, ev)
+            step = depends(j, before)
             if step not in self._steps:
                 self._steps[step] = self.run((), own, before, carried, j)
             sums.append(_chained(last, self._steps[step]))
         row = sums[count]
         after = dict(zip(carried, row.gives, strict=True))
-        return _Row(row.metrics, row.scale, row.offset, tuple(after[n] for n in self.part.gives))
+        return _Row(row.metrics, row.identity, tuple(after[n] for n in self.part.gives))
 
-    def step(
-        self, j: int, key: tuple[int, ...], before: Mapping[str, Data], scope: Scope, ev: Elaborator
-    ) -> tuple[object, ...]:
-        """What iteration j depends on."""
+    def dependence(
+        self, key: tuple[int, ...], scope: Scope, ev: Elaborator
+    ) -> Callable[[int, Mapping[str, Data]], tuple[object, ...]]:
+        """What an iteration depends on, as a function of its index and of the variables before it."""
         loop = self.part.loop
         assert loop is not None
-        inner = Scope(scope, {loop.blocks.name.id: j}) if loop.blocks.name is not None else scope
         values, single = dict(zip(self.part.columns, self.inputs, strict=False)), {c for c, _ in loop.indexed}
-        parts: list[object] = [_key(v) for v in before.values()]
-        for column, code in zip(self.part.columns, key, strict=False):
-            if column in loop.columns and column not in single:
-                parts.append(code)
-        for column, at in loop.indexed:
-            whole, i = values[column][key[self.part.columns.index(column)]], ev.evaluate(at, inner)
-            if not isinstance(whole, tuple) or not isinstance(i, int) or not -len(whole) <= i < len(whole):
-                return (j, *key)
-            parts.append(key_of(whole[i]))
-        if loop.periods is None:
-            parts.append(j)
-        else:
-            periods = [ev.evaluate(expr, scope) for expr in loop.periods]
+        codes = dict(zip(self.part.columns, key, strict=False))
+        whole = tuple([code for c, code in codes.items() if c in loop.columns and c not in single])
+        given = [(values[column][codes[column]], at) for column, at in loop.indexed]
+        lists = [(tuple(map(key_of, items)), at) if isinstance(items, tuple) else ((), at) for items, at in given]
+        periods = [ev.evaluate(expr, scope) for expr in loop.periods or ()]
+
+        def of(j: int, before: Mapping[str, Data]) -> tuple[object, ...]:
+            inner = Scope(scope, {loop.blocks.name.id: j}) if loop.blocks.name is not None else scope
+            parts: list[object] = [*map(_key, before.values()), *whole]
+            for items, at in lists:
+                i = ev.evaluate(at, inner)
+                if not isinstance(i, int) or not -len(items) <= i < len(items):
+                    return (j, *key)
+                parts.append(items[i])
+            if loop.periods is None:
+                parts.append(j)
             parts += [j % n if isinstance(n, int) and n > 0 else j for n in periods]
-        return tuple(parts)
+            return tuple(parts)
+
+        return of
 
 
 def _missing(values: Iterable[object]) -> _Missing | None:
@@ -500,12 +558,8 @@ def _filled(reference: Mapping[str, Data], columns: Mapping[Column, Data]) -> di
 
 def _chained(first: _Row, second: _Row) -> _Row:
     """One row for two in a row."""
-    return _Row(
-        tuple(a + b for a, b in zip(first.metrics, second.metrics, strict=True)),
-        tuple(a * b % WORD for a, b in zip(first.scale, second.scale, strict=True)),  # type: ignore[arg-type]
-        tuple((o * s + p) % WORD for o, s, p in zip(first.offset, second.scale, second.offset, strict=True)),  # type: ignore[arg-type]
-        second.gives,
-    )
+    total = tuple([a + b for a, b in zip(first.metrics, second.metrics, strict=True)])
+    return _Row(total, _Identity(of=(first.identity, second.identity)), second.gives)
 
 
 @dataclass(frozen=True)

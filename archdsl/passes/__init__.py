@@ -1,0 +1,1 @@
+"""Changes of graphs: passes, what each may rely on, and the order they run in."""

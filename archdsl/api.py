@@ -144,10 +144,12 @@ def compile_spec(
 
     size = None if input is None else parse_input(input)
     program, arch = open_spec(spec, ops)
-    graph = program.elaborate(arch, mode=mode, input=size, overrides=overrides or {})
+    graph, settled = program.elaborate(arch, mode=mode, input=size, overrides=overrides or {}), None
+    if mode == "train" and len(graph.outputs) > 1:
+        settled = program.elaborate(arch, input=size, overrides=overrides or {})
     try:
         check_names(graph)
-        files = emit(graph, sha256(program.source.text), __version__)
+        files = emit(graph, sha256(program.source.text), __version__, settled)
     except Unsupported as e:
         raise error("E-LOWERING", f"`{graph.name}` cannot be written in PyTorch: {e}", e.span, help=e.help) from e
     return Artefact(graph, files, _facts(program, graph, overrides or {}))

@@ -1,16 +1,22 @@
 """Turns every spec that has a reference into its deviation from it, at the spec's own size and full depth.
 
-    python -m benchmarks.models [--again] [SPEC ...]
+    python -m benchmarks.models [--missing] [--again] [--below GMACS] [--memory GIB] [SPEC ...]
 
 With the same random weights, in eval and in training mode: float64 against float64, logits and gradients, and both in
-float32 against the reference in float64. A spec's record is written as soon as it is measured, and a spec whose
-record was made with the installed versions is skipped.
+float32 against the reference in float64. Each spec is measured in a process of its own; its record is written as soon
+as it is measured, and a spec whose record was made with the installed versions is skipped. Without SPEC the specs are
+one of each architecture, with `--missing` all that have no record, further sizes included, the cheapest first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import resource
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -117,22 +123,55 @@ def measure(spec: str) -> Record:
     return Record(twin.source, (3, *twin.size), batch, SEED, today, versions(), modes)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures how far emitted modules are from their references.")
-    parser.add_argument("specs", nargs="*", default=[t.spec for t in ARCHITECTURES], metavar="SPEC")
-    parser.add_argument("--again", action="store_true", help="measure what has been measured as well")
-    arguments = parser.parse_args()
+def wanted(arguments: argparse.Namespace) -> list[str]:
+    """The specs to be measured."""
+    found = records()
+    if arguments.missing:
+        macs = {spec: archdsl.cost(spec).macs for spec in TWINS.keys() - found.keys()}
+        return [spec for spec in sorted(macs, key=lambda s: macs[s]) if macs[spec] < arguments.below * 1e9]
+    specs = arguments.specs or [twin.spec for twin in ARCHITECTURES]
+    return [spec for spec in specs if arguments.again or spec not in found or found[spec].versions != versions()]
+
+
+def alone(spec: str, memory: float) -> None:
+    """Measures a spec in this process, which may hold `memory` GiB."""
+    if memory:
+        bound = int(memory * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
     schemas = declare_torchvision_ops()  # live while timm is in use
     torch.set_num_threads(1)
-    found = records()
-    for spec in arguments.specs:
-        if spec in found and found[spec].versions == versions() and not arguments.again:
-            continue
-        found[spec] = measure(spec)
-        save(found)
-        print(f"{spec}: {found[spec].largest:.1e} from {found[spec].reference}", flush=True)
+    start = time.perf_counter()
+    record = measure(spec)
+    save(records() | {spec: record})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = time.perf_counter() - start
+    print(f"{spec}: {record.largest:.1e} from {record.reference}, {seconds:.0f} s, {peak:.1f} GiB", flush=True)
     del schemas
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measures how far emitted modules are from their references.")
+    parser.add_argument("specs", nargs="*", metavar="SPEC")
+    parser.add_argument("--missing", action="store_true", help="measure all that has no record, further sizes included")
+    parser.add_argument("--again", action="store_true", help="measure what has been measured as well")
+    parser.add_argument(
+        "--below", type=float, default=math.inf, metavar="GMACS", help="of what is missing, the cheaper models only"
+    )
+    parser.add_argument("--memory", type=float, default=0.0, metavar="GIB", help="give up a spec that needs more")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.alone:
+        alone(arguments.specs[0], arguments.memory)
+        return 0
+    failed = []
+    for spec in wanted(arguments):
+        command = [sys.executable, "-m", "benchmarks.models", "--alone", "--memory", str(arguments.memory), spec]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(spec)
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -194,6 +194,41 @@ def targets() -> str:
     return "\n".join(rows + (["", *reasons] if reasons else []))
 
 
+def decided() -> str:
+    """What decides how the weights of each architecture are linked with timm's."""
+    from tests.oracle.links import ALONE, BY_TABLE
+    from tests.oracle.twins import ARCHITECTURES
+
+    known = [twin.spec for twin in ARCHITECTURES if not twin.renames]
+    ordered = [spec for spec in known if spec not in (*ALONE, *BY_TABLE)]
+    rows = [f"| what decides, of {len(known)} architectures | count | which |", "|---|---:|---|"]
+    for what, specs in (
+        ("names and shapes: a file is enough", ALONE),
+        ("and timm's order of execution", ordered),
+        ("a table", BY_TABLE),
+    ):
+        rows.append(f"| {what} | {len(specs)} | {', '.join(f'`{spec}`' for spec in sorted(specs))} |")
+    return "\n".join(rows)
+
+
+def full() -> str:
+    """A row a part of the whole test set: when it last ran, on which commit, and what came of it."""
+    from benchmarks.full import records
+
+    found = records()
+    if not found:
+        return "Not run yet."
+    rows = ["| part | date | commit | passed | skipped | failed | minutes |", "|---|---|---|---:|---:|---|---:|"]
+    for name, p in found.items():
+        failed = ", ".join(f"`{f}`" for f in p.failed)
+        rows.append(f"| {name} | {p.date} | {p.commit} | {p.passed} | {p.skipped} | {failed} | {p.minutes:.1f} |")
+    passed, minutes = sum(p.passed for p in found.values()), sum(p.minutes for p in found.values())
+    red = sum(len(p.failed) for p in found.values())
+    of = next(iter(found.values())).machine
+    rows.append(f"| all | | | {passed} | {sum(p.skipped for p in found.values())} | {red} | {minutes:.0f} |")
+    return "\n".join([*rows, "", ", ".join(f"{key} {value}" for key, value in of.items())])
+
+
 def lines() -> str:
     """A row a spec: its lines, and those of the file that its reference is in."""
     from benchmarks.targets import records
@@ -218,6 +253,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
         models,
         deviations,
         targets,
+        decided,
+        full,
         lines,
         benchmarks,
         ops,

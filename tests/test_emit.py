@@ -20,6 +20,7 @@ from archdsl.backends.load import import_files
 from archdsl.backends.torch import Unsupported, emit
 from archdsl.backends.torch.fit import MISSING, Rule, relate, sequence
 from archdsl.backends.torch.layout import wrap
+from archdsl.backends.torch.reserved import HEAD, MODEL, check_names
 from archdsl.diagnostics import Source
 from archdsl.frontend.program import Program
 from archdsl.ir.graph import Graph
@@ -122,10 +123,15 @@ def test_emitted_code_is_readable(name: str, tmp_path: Path) -> None:
         known = {"__future__", "collections.abc", "typing", "math"}
         assert all(m in known or m in files or m.split(".")[0] == "torch" or f"{m}.py" in files for m in imported if m)
         assert all(ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, ast.ClassDef)), file
+    check_formatted(tmp_path)
+
+
+def check_formatted(directory: Path) -> None:
+    """What ruff and its formatter, with our line length, have nothing to say against."""
     config = ["--isolated", "--line-length", "120", "--target-version", "py311"]
     lint = [sys.executable, "-m", "ruff", "check", *config, "--select", "E,F,I,W,B,UP,SIM", "--ignore", "B905"]
-    subprocess.run([*lint, str(tmp_path)], check=True)
-    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *config, str(tmp_path)], check=True)
+    subprocess.run([*lint, str(directory)], check=True)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *config, str(directory)], check=True)
 
 
 def camel(name: str) -> str:
@@ -471,6 +477,13 @@ def test_steps_that_some_blocks_lack(body: str, line: str) -> None:
     check_computes(graph)
 
 
+def test_an_identity_that_some_blocks_lack() -> None:
+    defs = "def two[f: fn?](x: map[C]) {\n  y = linear@a[C](x)\n  if f != none { y = f(y) }\n  return x + relu(y)\n}\n"
+    graph, text = build(model(EACH % "x = two[if j == 1 then identity else none](x)", defs))
+    assert "if self.with" not in text
+    check_computes(graph)
+
+
 def test_arguments_are_not_words_of_python() -> None:
     defs = "def two[lambda](x: map[C]) = x + linear@b[C](linear@a[4 * lambda](x))\n"
     graph, text = build(model("stage i in 2 -> x { blocks j in 2 { x = two[i + 1](x) } }", defs))
@@ -505,6 +518,171 @@ def test_a_result_that_nobody_reads_is_computed_and_dropped() -> None:
     stages = "stage i in 2 -> x { blocks j in 2 { y = mlp2@unread(x)\n  x = x + mlp2(x) } }"
     graph, _ = build(model(stages))
     check_computes(graph)
+
+
+# -- several results of training ---------------------------------------------------------------------
+
+SEVERAL = """
+rep def norm_linear[n](x: vec) = x |> bn |> linear@l[n]
+def both[classes](f: vec) {
+  y = linear@fc[classes](f)
+  d = linear@dist[classes](f)
+  if training { return y, d }
+  return (y + d) / 2
+}
+def shared[classes](f: vec) {
+  share a = norm_linear[classes]
+  share b = norm_linear[classes]
+  if training { return a(f), b(f) }
+  return (a(f) + b(f)) / 2
+}
+"""
+
+
+def taught(head: str) -> tuple[Graph, Graph, dict[str, str]]:
+    """The training graph and the eval graph of a spec with that head, and the files of both in one."""
+    text = model(PLAIN, SEVERAL).replace("return x |> gap |> linear@fc[classes]", head)
+    program = Program.parse(Source("spec.arch", text))
+    trained, settled = program.elaborate(mode="train"), program.elaborate(mode="eval")
+    return trained, settled, emit(trained, settled=settled)
+
+
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        (
+            "f = gap(x)\ny = linear@fc[classes](f)\nif training { return y, linear@aux[classes](f) }\nreturn y",
+            "return channels_first(y), channels_first(self.aux(x))",
+        ),
+        (
+            "f = gap(x)\na = f |> linear@h[7] |> relu |> linear@aux[classes]\ny = f |> bn |> linear@fc[classes]\n"
+            "if training { return y, a }\nreturn y",
+            "return channels_first(y), channels_first(self.aux(F.relu(self.h(x))))",
+        ),
+        ("return both@_[classes](gap(x))", "x = (y + d) / 2.0"),
+        ("return both@two[classes](gap(x))", "y, d = self.two(x)"),
+        ("return shared@_[classes](gap(x))", "x = (y + x) / 2.0"),
+        (
+            "a = x |> bn@aux_bn |> gap |> linear@aux[classes]\ny = x |> ln |> gap |> relu |> linear@fc[classes]\n"
+            "if training { return y, a }\nreturn y",
+            "return x, self.head.auxiliary(*last)",
+        ),
+        (
+            "f = x |> ln |> gap\ny = linear@fc[classes](relu(f))\nd = linear@dist[classes](f)\n"
+            "a = x |> bn@a |> gap |> linear@c[classes]\nb = x |> bn@b |> gap |> linear@d[classes]\n"
+            "if training { return y, d, a, b }\nreturn y + 2 * d",
+            "return *x, *self.head.auxiliary(*last)",
+        ),
+        (
+            "f = tokens(x) |> ln |> token[0]\ny = linear@fc[classes](f)\nd = linear@dist[classes](f)\n"
+            "if training { return y, d }\nreturn y - d",
+            "x = y - d",
+        ),
+        ("y = x |> gap |> linear@fc[classes]\nif training { return 2 * y, y }\nreturn y", "x = y"),
+    ],
+    ids=["head", "hidden", "elided", "labelled", "shared", "aside", "four", "tokens", "scaled"],
+)
+def test_training_with_several_results(head: str, line: str, tmp_path: Path) -> None:
+    """In training the module computes the training graph, in eval mode the eval graph, with the same weights."""
+    trained, settled, files = taught(head)
+    assert line in files["model.py"]
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    check_formatted(tmp_path)
+    module = getattr(import_files(trained.name, files), trained.name)().double().eval()
+    randomise(module)
+    state = module.state_dict()
+    assert {k: tuple(v.shape) for k, v in state.items()} == {k: p.shape for k, p in trained.params.items()}
+    image = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(module(image), *interpret(settled, state, image))
+        module.training = module.head.training = True  # batch norms, as the interpreter's, by running statistics
+        torch.testing.assert_close(list(module(image)), interpret(trained, state, image))
+        module.set_distilled_training(False)
+        torch.testing.assert_close(module(image), *interpret(settled, state, image))
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("y = x |> gap |> linear@fc[classes]\nreturn y, 2 * y", "several values"),
+        (
+            "n = ln(x)\ny = n |> gap |> linear@fc[classes]\n"
+            "if training { return y, n |> conv[5] |> gap |> linear@aux[classes] }\nreturn y",
+            "share steps",
+        ),
+        (
+            "y = x |> gap |> linear@fc[classes]\n"
+            "if training { return x |> conv[5] |> gap |> linear@aux[classes], y }\nreturn y",
+            "the first result",
+        ),
+        (
+            "f = gap(if training then relu(x) else gelu(x))\ny = linear@fc[classes](f)\n"
+            "if training { return y, f }\nreturn y",
+            "different values over positions",
+        ),
+        (
+            "f = gap(x)\ny = linear@fc[classes](f)\nif training { return y, f }\nreturn linear@other[classes](f)",
+            "`head.other.weight` is a weight in eval",
+        ),
+    ],
+    ids=["eval", "shared", "order", "pooled", "weight"],
+)
+def test_several_results_that_one_module_cannot_have(head: str, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        taught(head)
+
+
+def test_no_label_is_a_name_that_the_head_or_the_model_has() -> None:
+    trained, _, files = taught("return both@_[classes](gap(x))")
+    module = getattr(import_files(trained.name, files), trained.name)()
+    plain = {*dir(torch.nn.Module), *dir(torch.nn.Module())}
+    for owner, known in ((module, MODEL), (module.head, HEAD)):
+        own = {n for n in set(dir(owner)) - plain - set(owner._modules) if not n.startswith("__")}
+        assert own <= known
+    for name in ("logits", "features", "auxiliary"):
+        graph, _ = build(model(PLAIN).replace("linear@fc", f"linear@{name}"))
+        with pytest.raises(Unsupported, match="something that the head has"):
+            check_names(graph)
+
+
+def test_training_and_eval_may_differ_in_the_head_only() -> None:
+    text = model(PLAIN.replace("mlp2(x)", "mlp2(if training then relu(x) else x)"))
+    head = "y = x |> gap |> linear@fc[classes]\nif training { return y, y }\nreturn y"
+    program = Program.parse(Source("spec.arch", text.replace("return x |> gap |> linear@fc[classes]", head)))
+    with pytest.raises(Unsupported, match="more than the head"):
+        emit(program.elaborate(mode="train"), settled=program.elaborate())
+
+
+def test_blocks_that_alternate_are_recomputed() -> None:
+    """Of two streams that take turns no loop can be made, so each block's call is written out."""
+    stages = """h = relu(x)
+  stage i in 1 -> x {
+    blocks j in 4 {
+      if j % 2 == 0 { x = x + mlp2(h) }
+      if j % 2 == 1 { h = h + mlp2(x) }
+    }
+    x = x + h
+  }"""
+    graph, text = build(model(stages, params=", dpr = 0.0").replace("dpr = 0.1, ", ""))
+    check_computes(graph)
+    assert text.count("checkpoint_if(self.grad_checkpointing, self.blocks[") == 4
+    module = getattr(import_files(graph.name, emit(graph)), graph.name)().double()
+    calls: list[torch.nn.Module] = []
+    for block in module.stages[0].blocks:
+        block.register_forward_pre_hook(lambda block, _: calls.append(block))
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+
+    def gradients(recompute: bool) -> tuple[torch.Tensor, ...]:
+        module.set_grad_checkpointing(recompute)
+        logits = module(x)
+        return logits, *torch.autograd.grad(logits.square().sum(), list(module.parameters()))
+
+    kept = gradients(False)
+    assert len(calls) == 4
+    for a, b in zip(gradients(True), kept, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert len(calls) == 4 + 2 * 4
 
 
 def test_values_are_not_overwritten_while_they_are_needed() -> None:
@@ -590,3 +768,10 @@ def test_long_lines_break_at_brackets() -> None:
     out = wrap("    " + line)
     assert all(len(part) <= 120 for part in out) and out[0].endswith("(") and out[-1] == "    )"
     assert "".join(p.strip() for p in out).replace(",)", ")").replace(" ", "") == line.replace(" ", "")
+
+
+@pytest.mark.parametrize("line", ["x = ({}) // 2", "x = n[{}]", "x = max(({}) // 2, 1)"])
+def test_a_broken_line_means_what_it_meant(line: str) -> None:
+    whole = line.format("(" + " + ".join(f"max({i}, {i})" for i in range(40)) + ") % 3")
+    out = wrap(whole)
+    assert len(out) > 3 and ast.dump(ast.parse("\n".join(out))) == ast.dump(ast.parse(whole))

@@ -123,12 +123,32 @@ def test_ir(golden: Callable[[str, str], None]) -> None:
 def test_mlir(tell: Tell, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
 
-    def refuse(*_: object, **__: object) -> None:
-        raise Exception("failed to legalize operation 'torch.operator' that was explicitly marked illegal\n...")
+    said = types.SimpleNamespace(
+        severity="error",
+        message='failed to legalize operation: %4 = "torch.operator"(%3) <{name = "torch.aten.gap"}>',
+        location='loc(callsite("a/layers.py":44:0 at "a/model.py":174:0))',
+    )
 
-    fake = types.ModuleType("torch_mlir")
-    fake.fx = types.SimpleNamespace(export_and_import=refuse)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch_mlir", fake)
+    def refuse(*_: object, fx_importer: types.SimpleNamespace, **__: object) -> None:
+        fx_importer.context.handle(said)
+        raise Exception("Lowering failed with the following diagnostics:\n...")
+
+    class Context:
+        def attach_diagnostic_handler(self, handle: Callable[[object], bool]) -> None:
+            self.handle = handle
+
+    fake = {name: types.ModuleType(name) for name in ("torch_mlir", "torch_mlir.dialects", "torch_mlir.extras")}
+    importer = types.ModuleType("torch_mlir.extras.fx_importer")
+    importer.FxImporter = types.SimpleNamespace  # type: ignore[attr-defined]
+    fake["torch_mlir"].fx = types.SimpleNamespace(export_and_import=refuse)  # type: ignore[attr-defined]
+    fake["torch_mlir"].ir = types.SimpleNamespace(  # type: ignore[attr-defined]
+        Context=Context, DiagnosticSeverity=types.SimpleNamespace(ERROR="error")
+    )
+    fake["torch_mlir.dialects"].torch = types.SimpleNamespace(  # type: ignore[attr-defined]
+        register_dialect=lambda context: None
+    )
+    for name, module in (fake | {"torch_mlir.extras.fx_importer": importer}).items():
+        monkeypatch.setitem(sys.modules, name, module)
     spec = "arch a[classes = 10] { input img: map[3, 8, 8] head { return img |> gap |> linear[classes] } }\n"
     golden("E-MLIR", tell("emit", "a.arch", "--mlir", "linalg", files={"a.arch": spec.encode()}))
 

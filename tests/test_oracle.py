@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 import archdsl
 from archdsl.api import elaborate
+from archdsl.weights.match import match
 from benchmarks.models import records
-from tests.oracle.compare import EXACT, check_exact, check_rounding, images, randomise, run
+from tests.oracle.compare import EXACT, check_exact, check_rounding, deviations, images, randomise, rounding, run
 from tests.oracle.families.convnext import RENAMED
-from tests.oracle.links import Mismatch, link
+from tests.oracle.kinks import Sides
+from tests.oracle.links import ALONE, BY_TABLE, Mismatch, link
 from tests.oracle.twin import Overrides, Pair, Size, Twin
 from tests.oracle.twins import ARCHITECTURES, TWINS
 
@@ -33,7 +35,8 @@ def each_depth(twins: Iterable[Twin] = ARCHITECTURES) -> Iterator[object]:
     for twin in ARCHITECTURES:
         yield pytest.param(twin, twin.tiny, id=f"{twin.spec}-tiny")
     for twin in twins:
-        yield pytest.param(twin, {}, id=twin.spec, marks=() if twin.whole else FULL)
+        if not twin.large:
+            yield pytest.param(twin, {}, id=twin.spec, marks=() if twin.whole else FULL)
 
 
 # -- the oracle itself ----------------------------------------------------------------------------
@@ -59,6 +62,64 @@ def test_the_comparison_sees_a_changed_epsilon() -> None:
         check_exact(run(theirs, x, torch.float64), exact)
 
 
+class Sum(nn.Module):
+    """The sum of three numbers in an order, through a function with a kink."""
+
+    def __init__(self, order: Sequence[int], kink: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.order, self.kink = order, kink
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = (x[..., i : i + 1] for i in self.order)
+        return self.weight * (1 + self.kink((a + b) + c))
+
+
+def or_zero(x: Tensor) -> Tensor:
+    return torch.cat((torch.zeros_like(x), x), -1)
+
+
+@pytest.mark.parametrize(
+    ("point", "kink"),
+    [
+        (0, torch.relu),
+        (-3, nn.functional.hardsigmoid),
+        (-3, nn.functional.hardswish),
+        (0, lambda x: nn.functional.max_pool2d(or_zero(x), (1, 2))),
+        (0, lambda x: or_zero(x).amax(-1, keepdim=True)),
+    ],
+    ids=["relu", "hardsigmoid", "hardswish", "max_pool2d", "amax"],
+)
+def test_which_side_of_a_kink_rounding_leads_to_is_no_error(point: int, kink: Callable[[Tensor], Tensor]) -> None:
+    """In float32 the sum is at the kink or a rounding beside it, as the order has it, and the gradient another."""
+    x = torch.tensor([[[[64, 5e-7, point - 64]]]])
+    ours, theirs = Sum((0, 1, 2), kink), Sum((0, 2, 1), kink)
+    exact, same = (run(model, x, torch.float64, kinks=Sides()) for model in (theirs, ours))
+    check_exact(same, exact)
+    assert deviations(run(ours, x, torch.float32), exact)["input"] > 0.1
+    mine = rounding(ours, x, same)
+    assert mine.sides
+    check_rounding(mine, rounding(theirs, x, exact))
+
+
+@pytest.mark.parametrize("spec", ["ese_vovnet39b", "nextvit_s"])
+def test_a_loss_of_precision_shows_on_every_image(spec: str) -> None:
+    """Of one layer's results, in models that are full of kinks."""
+    twin = TWINS[spec]
+    pair = twin.pair(twin.small, **twin.tiny)
+    layers = [m for m in pair.ours.modules() if isinstance(m, nn.Conv2d)]
+    for seed in range(3):
+        x = images(2, twin.small, seed)
+        ours = run(pair.ours, x, torch.float64, kinks=Sides())
+        exact = run(pair.theirs, x, torch.float64, pair.links, Sides())
+        theirs = rounding(pair.theirs, x, exact, pair.links)
+        check_rounding(rounding(pair.ours, x, ours), theirs, twin.rounding)
+        hook = layers[len(layers) // 2].register_forward_hook(lambda layer, x, y: y.half().to(y.dtype))
+        with pytest.raises(AssertionError, match="error"):
+            check_rounding(rounding(pair.ours, x, ours), theirs, twin.rounding)
+        hook.remove()
+
+
 @pytest.mark.parametrize("renames", [(), RENAMED], ids=["structure", "renames"])
 def test_links_are_strict(renames: tuple[tuple[str, str], ...]) -> None:
     twin = TWINS["convnext_t"]
@@ -78,14 +139,12 @@ def test_links_are_strict(renames: tuple[tuple[str, str], ...]) -> None:
 
 def check(twin: Twin, pair: Pair, x: Tensor) -> None:
     """Equality in float64; in float32 an error of the reference's size, both with channels last."""
-    exact = run(pair.theirs, x, torch.float64, pair.links)
-    check_exact(run(pair.ours, x, torch.float64), exact, twin.vanishing)
-    # As ours lays maps out: torch sums batch norm's gradients in another, coarser order there, and on which side of a
-    # relu's kink a value next to zero comes to lie, and so its gradient, follows from the order of summation.
+    exact = run(pair.theirs, x, torch.float64, pair.links, Sides())
+    ours = run(pair.ours, x, torch.float64, kinks=Sides())
+    check_exact(ours, exact, twin.vanishing)
+    # As ours lays maps out: torch sums batch norm's gradients in another, coarser order there.
     theirs, laid_out = (v.to(memory_format=torch.channels_last) for v in (pair.theirs, x))
-    check_rounding(
-        run(pair.ours, x, torch.float32), run(theirs, laid_out, torch.float32, pair.links), exact, twin.rounding
-    )
+    check_rounding(rounding(pair.ours, x, ours), rounding(theirs, laid_out, exact, pair.links), twin.rounding)
 
 
 @pytest.mark.parametrize(("twin", "overrides"), list(each_depth(TWINS.values())))
@@ -141,25 +200,16 @@ def test_the_same_weights(twin: Twin) -> None:
     with torch.device("meta"):
         theirs = twin.build(twin.size)
     graph = elaborate(twin.spec, input=(3, *twin.size))
-    assert len(link(graph, theirs, twin.size, twin.renames).links) == len(graph.params)
+    links = link(graph, theirs, twin.size, twin.renames)
+    assert len(links.links) == len(graph.params)
+    if not (twin.variant or twin.renames):
+        found = match(graph, {key: tuple(t.shape) for key, t in theirs.state_dict().items()})
+        same = {(x.path, x.keys) for x in found.links} == {(x.path, x.keys) for x in links.links}
+        moved = any(t.name not in ("squeeze", "unsqueeze") for x in links.links for t in x.via)
+        assert (same and not moved) == (twin.spec in ALONE)
     assert archdsl.cost(twin.spec, input=(3, *twin.size)).params == sum(p.numel() for p in theirs.parameters())
 
 
-BY_TABLE = (
-    "crossvit_9",
-    "davit_t",
-    "efficientformer_l1",
-    "efficientformerv2_s0",
-    "halonet26t",
-    "inception_resnet_v2",
-    "lowformer_b0",
-    "maxvit_t",
-    "nasnet_a_large",
-    "tiny_vit_5m",
-    "visformer_s",
-    "vitdet_b",
-)
-"""Whose weights need a table: parallel layers in another order, rows or tables stored in another way."""
 QUICK = ("swin_t", "convnext_t", "ghostnetv2_100", "visformer_s")
 
 
@@ -220,7 +270,7 @@ def test_drop_path_rates(twin: Twin) -> None:
         by_spec = twin.compile(dpr=0.37).module()
         by_argument = type(by_spec)(drop_path_rate=0.37)
         none = type(by_spec)(drop_path_rate=0.0)
-        assert len(wanted) >= 4 and max(wanted) == pytest.approx(0.37)
+        assert len(wanted) >= 3 and max(wanted) == pytest.approx(0.37)
         for ours in (by_spec, by_argument):
             assert drop_rates(ours, twin.size) == pytest.approx(wanted, abs=1e-6)  # timm's are float32
         assert drop_rates(none, twin.size) == []

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.oracle.compare import images, randomise
-from tests.oracle.twin import Size, Twin
+from tests.oracle.compare import EXACT, check_exact, images, randomise, run
+from tests.oracle.twin import Pair, Size, Twin
 from tests.oracle.twins import ARCHITECTURES
 
 FULL = pytest.mark.full
@@ -147,3 +147,133 @@ def test_an_averaged_copy_follows(ref: Twin) -> None:
     average.update(model)
     assert average.module.state_dict().keys() == model.state_dict().keys()
     assert average.module.eval()(batch(ref.small)[0]).isfinite().all()
+
+
+# -- several results of training --------------------------------------------------------------------
+
+TAUGHT = [t for t in ARCHITECTURES if t.taught is not None]
+
+
+@pytest.fixture
+def pupils(ref: Twin) -> Pair:
+    """Ours built for training and the reference, in float64, with the same random weights."""
+    found = ref.pupils(ref.small)
+    found.ours.double()
+    found.theirs.double()
+    return found
+
+
+def beside_each_other(_: nn.Module, __: tuple[Tensor], found: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A forward hook that makes one tensor of several results."""
+    return torch.stack(found, 1) if isinstance(found, tuple) else found
+
+
+def logits_and_input_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one tensor of logits; those of parameters would lack the layers that these are not made by."""
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    functional = torch.randn(logits.shape, generator=torch.Generator().manual_seed(6), dtype=logits.dtype)
+    return logits.detach(), torch.autograd.grad((logits * functional).sum(), x)[0]
+
+
+@torch.no_grad()
+def close(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
+    return all(float((a - b).norm()) <= EXACT * float(b.norm()) for a, b in zip(mine, theirs, strict=True))
+
+
+# EfficientFormerV2 has the head of EfficientFormer.
+@pytest.mark.parametrize(
+    "ref", [pytest.param(t, id=t.spec, marks=FULL if t.spec == "efficientformerv2_s0" else ()) for t in TAUGHT]
+)
+def test_all_results_of_training_are_the_references(ref: Twin, pupils: Pair) -> None:
+    ours, theirs = pupils.ours, pupils.theirs
+    x = images(2, ref.small)
+    for model in (ours, theirs):
+        model.register_forward_hook(beside_each_other)
+    wanted = run(theirs.train(), x, torch.float64, pupils.links)
+    assert wanted.logits.shape == (2, 2, CLASSES)
+    assert not close((wanted.logits[:, 0],), (wanted.logits[:, 1],))
+    check_exact(run(ours.train(), x, torch.float64), wanted, ref.vanishing_in_training or ref.vanishing)
+    in_eval = [logits_and_input_gradient(model.eval(), x.double()) for model in (ours, theirs)]
+    assert in_eval[0][0].shape == (2, CLASSES) and close(*in_eval)
+    if hasattr(theirs, "set_distilled_training"):
+        for model in (ours, theirs):
+            model.set_distilled_training(False)
+        alone = [logits_and_input_gradient(model.train(), x.double()) for model in (ours, theirs)]
+        assert alone[0][0].shape == (2, CLASSES) and close(*alone)
+
+
+SEVERAL = [pytest.param(t, id=t.spec, marks=() if t.spec == "repvit_m1" else FULL) for t in TAUGHT]
+
+
+@pytest.mark.parametrize("ref", SEVERAL)
+def test_the_interface_of_a_module_with_several_results(ref: Twin, pupils: Pair) -> None:
+    """One tensor in eval, without classes, before logits and after switching; each classifier counts as one."""
+    model, x = pupils.ours.train(), images(2, ref.small).double()
+    first, second = model(x)
+    model.set_distilled_training(False)
+    assert model(x).shape == first.shape == second.shape
+    model.set_distilled_training()
+    assert isinstance(model(x), tuple)
+    model.eval()
+    features = model.forward_features(x)
+    assert close((model.forward_head(features),), (model(x),))
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.head_hidden_size)
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7) and model.get_classifier().out_features == 7
+    assert [r.shape for r in model.train()(x)] == [(2, 7), (2, 7)]
+    model.reset_classifier(0)
+    assert model(x).shape == pooled.shape
+    model.eval()
+    assert close((model(x),), (model.forward_head(model.forward_features(x), pre_logits=True),))
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    only = type(model)(num_classes=0).double().train()
+    assert only(x).shape == pooled.shape
+    assert [m.shape for m in only.forward_intermediates(x, intermediates_only=True)] == [m.shape for m in maps]
+
+
+@pytest.mark.parametrize("ref", SEVERAL)
+def test_a_module_with_several_results_compiles_as_one_graph(ref: Twin, pupils: Pair) -> None:
+    torch._dynamo.reset()
+    model, x = pupils.ours.train(), images(2, ref.small).double()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = compiled(x)
+    assert close(found, model(x))
+    sum(r.square().sum() for r in found).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("ref", SEVERAL)
+def test_both_results_learn_a_batch(ref: Twin) -> None:
+    """As one result does: thirty steps, from the initialisation of the spec."""
+    x, labels = batch(ref.small)
+    for rate in (5e-3, 1e-3, 1e-2):
+        torch.manual_seed(0)
+        model = ref.compile(ref.small, mode="train", **{**ref.tiny, **ref.teaching}).module().train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+        for _ in range(30):
+            losses = [F.cross_entropy(logits, labels) for logits in model(x)]
+            optimizer.zero_grad()
+            sum(losses).backward()  # type: ignore[union-attr]
+            optimizer.step()
+        if max(loss.item() for loss in losses) < 1.5:
+            return
+    raise AssertionError(f"the losses are still {losses} after 30 steps")
+
+
+@pytest.mark.parametrize("ref", SEVERAL)
+def test_timm_distils_a_teacher_into_it(ref: Twin, pupils: Pair) -> None:
+    from timm.task import TokenDistillationTask
+
+    student, teacher = pupils.ours.train(), load(ref).double()
+    task = TokenDistillationTask(student, teacher, nn.CrossEntropyLoss(), distill_type="hard", verbose=False)
+    x, labels = batch(ref.small)
+    found = task(x.double(), labels)
+    first, second = student(x.double())
+    with torch.no_grad():
+        taught = teacher.eval()(x.double()).argmax(-1)
+    assert float(found["task_loss"]) == pytest.approx(float(F.cross_entropy(first, labels)))
+    assert float(found["distill_loss"]) == pytest.approx(float(F.cross_entropy(second, taught)))
+    found["loss"].backward()
+    assert all(p.grad is not None for p in student.parameters())

@@ -120,9 +120,13 @@ def shipped() -> tuple[Family, ...]:
     return tuple(read(path) for path in sorted(TABLES.glob("*.toml")))
 
 
+NONE = Family("none", "timm", {}, ())
+"""No table: names, structure and order of execution decide."""
+
+
 def find(table: str) -> Family:
-    """The shipped table of that name, or the one in that file. Raises as `read` does."""
-    return next((f for f in shipped() if f.name == table), None) or read(table)
+    """The shipped table of that name, `none`, or the one in that file. Raises as `read` does."""
+    return next((f for f in (NONE, *shipped()) if f.name == table), None) or read(table)
 
 
 def read(path: str | Path) -> Family:

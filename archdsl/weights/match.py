@@ -199,7 +199,7 @@ def _by_structure(at: _Open, order: Mapping[str, int] | None) -> tuple[Ambiguity
         if len(left) == len(right) == 1:
             pairs += [(left[0], right[0], "shape")]
         elif left and right:
-            flow = _chain(at.graph, left)
+            flow = None if order is None else _chain(at.graph, left)
             run = None if order is None else _sequence(right, order)
             if flow is None or run is None or len(flow) != len(run):
                 shape = place[1][0][1]

@@ -17,6 +17,38 @@ from archdsl.weights.transforms import Geometry
 
 Renames = tuple[tuple[str, str], ...]
 
+ALONE = (
+    "convit_t",
+    "convnext_t",
+    "ese_vovnet39b",
+    "flexivit_s",
+    "hiera_t",
+    "inception_next_t",
+    "pit_s",
+    "pvt_v2_b0",
+    "sequencer2d_s",
+    "swin_s3_t",
+    "swin_t",
+    "swinv2_t",
+    "vit_s16",
+)
+"""Architectures whose weights are linked right by names and shapes, without the reference's order of execution."""
+BY_TABLE = (
+    "crossvit_9",
+    "davit_t",
+    "efficientformer_l1",
+    "efficientformerv2_s0",
+    "halonet26t",
+    "inception_resnet_v2",
+    "lowformer_b0",
+    "maxvit_t",
+    "nasnet_a_large",
+    "tiny_vit_5m",
+    "visformer_s",
+    "vitdet_b",
+)
+"""Architectures whose weights need a table: parallel layers in another order, rows or tables of another layout."""
+
 
 class Mismatch(AssertionError):
     """Two state dicts that do not match one to one."""

@@ -72,6 +72,8 @@ class Twin:
     """Another size of an architecture that is compared already: everything is marked `full`."""
     whole: bool = False
     """Compared at its full depth in every run."""
+    large: bool = False
+    """Of hundreds of millions of weights: counted, linked, its drop paths compared, but never run at its full depth."""
     slow: bool = False
     """Takes seconds even where nothing is computed, so that the whole model is asked in full runs only."""
     small: Size = (96, 64)
@@ -84,11 +86,15 @@ class Twin:
     """Where timm counts the stem's result among the features, which come from stages here."""
     reduction: int = 32
     """By how much the last map is smaller than the image."""
+    taught: Build | None = None
+    """The reference with all results of training, where there are several. Ours has them where built for training."""
+    teaching: Overrides = field(default_factory=dict)
+    """The parameters of the spec, besides `tiny`, with which it has them."""
 
-    def compile(self, size: Size | None = None, **parameters: object) -> Artefact:
+    def compile(self, size: Size | None = None, mode: str = "eval", **parameters: object) -> Artefact:
         """Ours, built for images of that size, drop-path off."""
         rate = {"dpr": 0.0} if self.drops else {}
-        return compile_spec(self.spec, input=(3, *(size or self.size)), overrides={**rate, **parameters})
+        return compile_spec(self.spec, input=(3, *(size or self.size)), mode=mode, overrides={**rate, **parameters})
 
     def pair(self, size: Size | None = None, built: Size | None = None, **parameters: object) -> Pair:
         """Ours built for `built` and the reference for `size`, with the same random weights, in eval mode."""
@@ -97,9 +103,19 @@ class Twin:
         randomise(theirs, gain=self.gain)
         return self.beside(theirs, size, built, **parameters)
 
-    def beside(self, theirs: nn.Module, size: Size, built: Size | None = None, **parameters: object) -> Pair:
+    def pupils(self, size: Size) -> Pair:
+        """Small models of ours and of the reference with all results of training, otherwise as `pair`'s."""
+        assert self.taught is not None
+        parameters = {**self.tiny, **self.teaching}
+        theirs = self.taught(size, **({"drop_path_rate": 0.0} if self.drops else {}), **parameters)
+        randomise(theirs, gain=self.gain)
+        return self.beside(theirs, size, mode="train", **parameters)
+
+    def beside(
+        self, theirs: nn.Module, size: Size, built: Size | None = None, mode: str = "eval", **parameters: object
+    ) -> Pair:
         """Ours with the weights of `theirs`, which was built for `size` with those parameters."""
-        artefact = self.compile(built or size, **parameters)
+        artefact = self.compile(built or size, mode=mode, **parameters)
         ours = artefact.module()
         links = link(artefact.graph, theirs, size, self.renames)
         ours.load_state_dict(links.translate(theirs.state_dict()))
@@ -133,6 +149,17 @@ def timm_build(
         return model
 
     return build
+
+
+def distilled(build: Build) -> Build:
+    """timm's model which gives the logits of both of its classifiers in training."""
+
+    def taught(size: Size, /, **parameters: object) -> nn.Module:
+        model = build(size, **parameters)
+        model.set_distilled_training()  # type: ignore[operator]
+        return model
+
+    return taught
 
 
 def timm_twin(

@@ -1,7 +1,8 @@
-"""OverLoCK, arXiv 2502.20087: an overview of the image steers dynamic kernels; without the auxiliary head."""
+"""OverLoCK, arXiv 2502.20087: an overview of the image steers dynamic kernels."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -218,7 +219,7 @@ class DynamicBlock(nn.Module):
 
 
 class OverLoCK(nn.Module):
-    """Images [B, 3, H, W] with H and W multiples of 32 to logits."""
+    """Images [B, 3, H, W] with H and W multiples of 32 to logits; in training also those of the overview, if wanted."""
 
     def __init__(
         self,
@@ -228,6 +229,7 @@ class OverLoCK(nn.Module):
         ks: Sequence[int] = (17, 15, 13, 7),
         heads: Sequence[int] = (8, 12),
         drop_path_rate: float = 0.0,
+        auxiliary: bool = False,
     ) -> None:
         super().__init__()
         drops = rates(drop_path_rate, [*depths, *sub])
@@ -250,9 +252,11 @@ class OverLoCK(nn.Module):
         )
         self.head_conv = conv_bn(dims[3] + context, 1024)
         self.head = nn.Conv2d(1024, 1000, 1)
+        layers = {"bn": nn.BatchNorm2d(dims[3]), "pool": nn.AdaptiveAvgPool2d(1), "fc": nn.Conv2d(dims[3], 1000, 1)}
+        self.aux_head = nn.Sequential(OrderedDict(layers)) if auxiliary else None
         truncated(self, nn.Conv2d)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         for i, layer in enumerate(self.stem):
             x = layer(F.gelu(x) if i else x)
         looked = x
@@ -262,6 +266,7 @@ class OverLoCK(nn.Module):
             x = self.downs[i - 1](x) if i else x
             for block in blocks:
                 x = block(x)
+        overview = x
         top = self.high_level_proj(x)
         up = F.interpolate(top, scale_factor=2, mode="bilinear", align_corners=False)
         x, h = looked, up
@@ -271,4 +276,7 @@ class OverLoCK(nn.Module):
         for block in self.look4:
             x, h = block(x, h, top)
         x = F.silu(self.head_conv(torch.cat([x, h], 1)))
-        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+        logits = self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+        if self.training and self.aux_head is not None:
+            return logits, self.aux_head(overview).flatten(1)
+        return logits

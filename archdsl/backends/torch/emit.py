@@ -15,6 +15,7 @@ from archdsl.backends.torch.classes import SYMBOLS, Classifier, ModuleClass, lis
 from archdsl.backends.torch.fit import Symbol
 from archdsl.backends.torch.forward import Forward
 from archdsl.backends.torch.layout import WIDTH
+from archdsl.backends.torch.modes import joined
 from archdsl.backends.torch.plan import Planner, Step, Unsupported
 from archdsl.backends.torch.reserved import class_name, module_names
 from archdsl.backends.torch.templates import environment, helper_sources
@@ -31,14 +32,15 @@ FAR = 1 << 20
 """A height at which a few rows more or less do not count."""
 
 
-def emit(graph: Graph, digest: str = "", version: str = "") -> dict[str, str]:
+def emit(graph: Graph, digest: str = "", version: str = "", settled: Graph | None = None) -> dict[str, str]:
     """File name -> text of the package for a graph.
 
     `model.py` is the architecture, `layers.py` what it is made of, `backbone.py` timm's interface, `__init__.py`
-    the names to import. `digest` identifies the spec's source and `version` the compiler, for the header.
+    the names to import. `digest` identifies the spec's source and `version` the compiler, for the header. A training
+    graph of several results needs the eval graph, `settled`, for the one result that its module has in eval mode.
     Raises Unsupported.
     """
-    return {"__init__.py": _init(graph), **_Module(graph, digest, version).files()}
+    return {"__init__.py": _init(graph), **_Module(graph, digest, version, settled).files()}
 
 
 def _init(graph: Graph) -> str:
@@ -66,11 +68,14 @@ class ClassSource:
 class _Module:
     """One model.py."""
 
-    def __init__(self, graph: Graph, digest: str, version: str) -> None:
+    def __init__(self, graph: Graph, digest: str, version: str, settled: Graph | None) -> None:
+        trained = len(graph.outputs) if settled is not None else 0
+        graph = graph if settled is None else joined(graph, settled)
         self.graph, self.digest, self.version = graph, digest, version
         self.env = environment()
         self.root = Planner(graph).plan()
         classifier = Classifier(graph)
+        self.head = head.find(self.root.steps[-1] if self.root.steps else None, classifier, graph.outputs, trained)
         taken = {*module_names(), *keyword.kwlist, graph.name, class_name(graph.name)}
         classifier.names |= dict.fromkeys(taken, 1)
         classifier.classify(self.root)
@@ -81,7 +86,7 @@ class _Module:
         given = {node.value(i): name for node in graph.nodes() for i, name in enumerate(node.names) if name}
         self.orders = Orders([*self.classes, self.top], classifier.of, given)
         self.helpers: list[str] = []
-        self.head = head.find(self.root.steps[-1] if self.root.steps else None, classifier, len(graph.outputs))
+        self.head_class = classifier.of[self.head.instance]
 
     # -- source ------------------------------------------------------------------------------------
 
@@ -91,13 +96,14 @@ class _Module:
             "graph": self.graph,
             "digest": self.digest,
             "version": self.version,
-            "classes": [self.class_source(c) for c in self.classes if c is not self.head.cls],
+            "classes": [self.class_source(c) for c in self.classes if c is not self.head_class],
             "head": self.head_source(),
             **self.model_context(),
         }
         helpers = helper_sources(self.helpers, self.env)
         layers = "\n".join(helpers)
-        written = [*context["body"], *(line for c in context["classes"] for line in c.body)]
+        bodies = [context["body"], *(context["head"][method] for method in ("features", "post", "tail", "beside"))]
+        written = [line for body in [*bodies, *(c.body for c in context["classes"])] for line in body]
         context["checkpoints"] = any("checkpoint(" in line for line in written)
         context["imports"], context["uses_f"] = [], True
         model = self.render("model.py.j2", context)
@@ -105,7 +111,9 @@ class _Module:
         context["imports"] = sorted((n for n in names if re.search(rf"\b{n}\b", model)), key=_import_order)
         out = {"model.py": self.render("model.py.j2", context), "backbone.py": self.render("backbone.py.j2", context)}
         if helpers:
-            context |= {"helpers": helpers, "uses_math": "math." in layers, "uses_named_tuple": "NamedTuple" in layers}
+            typing = ", ".join(n for n in ("Any", "NamedTuple") if re.search(rf"\b{n}\b", layers))
+            context |= {"helpers": helpers, "uses_math": "math." in layers, "typing": typing}
+            context["checkpoints"] = "checkpoint(" in layers
             text = self.render("layers.py.j2", context)
             if not re.search(r"\bF\.", layers):
                 text = text.replace("import torch.nn.functional as F\n", "")
@@ -156,7 +164,7 @@ class _Module:
         forward = Forward(cls, self.orders)
         names = forward.open()
         forward.run()
-        result = forward.close()
+        result = ", ".join(forward.close())
         self.use(forward.helpers)
         body = _tidy([*forward.lines, f"return {result}"] if result else forward.lines or ["return None"])
         construct = [f"self.{a} = {a}" for a in {**cls.args, **cls.flags} if a in forward.kept] + self.construct(cls)
@@ -183,7 +191,7 @@ class _Module:
         out = [f"{name}: {kind}" for name, kind in typed.items() if (name in cls.per_use) == per_use]
         return out + [f"{name}: {SYMBOLS[name]}" for name in sorted(cls.symbols) if not per_use]
 
-    def doc(self, cls: ModuleClass) -> str:
+    def doc(self, cls: ModuleClass, results: Sequence[Value] = ()) -> str:
         region = cls.template.region
         where = ""
         if region.span is not None:
@@ -194,8 +202,9 @@ class _Module:
             else region.kind.capitalize()
         )
         shapes = ", ".join(self.shape(cls, "in", i, v) for i, (_, v) in enumerate(cls.template.inputs))
-        results = ", ".join(self.shape(cls, "out", o, v) for o, v in enumerate(cls.template.outputs))
-        text = f"{what}{where}: {shapes or 'nothing'} -> {results}."
+        outputs = cls.template.outputs
+        made = ", ".join(self.shape(cls, "out", outputs.index(v), v) for v in results or outputs)
+        text = f"{what}{where}: {shapes or 'nothing'} -> {made}."
         return text if len(text) <= WIDTH - 10 else text.replace(" -> ", "\n    -> ") + "\n    "
 
     def shape(self, cls: ModuleClass, side: str, index: int, value: Value) -> str:
@@ -214,18 +223,25 @@ class _Module:
     # -- head and model ------------------------------------------------------------------------------
 
     def head_source(self) -> dict[str, Any]:
-        found, cls = self.head, self.head.cls
-        written = head.source(found, self.orders)
+        found, cls = self.head, self.head_class
+        written = head.source(found, cls, self.orders)
         self.use(written.helpers)
+        several, beside = len(found.results), len(found.beside)
+        returned = ["*x" if several > 1 else "x", f"{'*' * (beside > 1)}self.head.auxiliary(*last)"]
         return {
             "name": cls.name,
-            "doc": self.doc(cls),
+            "doc": self.doc(cls, [*found.results, *found.beside]),
             "arguments": written.arguments,
             "construct": self.construct(cls),
             "features": _tidy(written.features),
             "pooling": written.pooling,
             "post": _tidy(written.post),
             "tail": written.tail,
+            "beside": written.beside,
+            "beside_type": _tensors(beside),
+            "several": _tensors(several) if several > 1 else "",
+            "results": _tensors(several + beside) if several else "",
+            "joined": ", ".join(returned),
             "map": found.feature.type.kind == "map",
             "pool": found.pooling,
             "pools": _strings((found.pooling, "")),
@@ -236,11 +252,11 @@ class _Module:
 
     def model_context(self) -> dict[str, Any]:
         graph = self.graph
-        forward = Taps(self.top, self.orders, graph, self.orders.of((id(self.head.cls), "in", 0)))
+        forward = Taps(self.top, self.orders, graph, self.orders.of((id(self.head_class), "in", 0)))
         (image,) = forward.open()
         forward.run(0, len(self.root.steps) - 1)
         final = [
-            forward.operand(value, self.orders.of((id(self.head.cls), "in", i)))
+            forward.operand(value, self.orders.of((id(self.head_class), "in", i)))
             for i, value in enumerate(self.root.steps[-1].operands)
         ]
         self.use(forward.helpers)
@@ -248,7 +264,7 @@ class _Module:
         feature = self.head.feature
         constructed = self.construct(self.top)
         head_line = next(i for i, c in enumerate(constructed) if c.startswith("self.head = "))
-        constructed[head_line] = f"self.head = {self.head.cls.name}(num_classes, global_pool, drop_rate)"
+        constructed[head_line] = f"self.head = {self.head_class.name}(num_classes, global_pool, drop_rate)"
         first_conv = next((n for n in graph.nodes() if n.op.name == "conv"), None)
         self.first_conv = first_conv.module if first_conv is not None else ""
         channels = int(graph.inputs[0].type.dims[0])
@@ -590,6 +606,11 @@ def _strings(values: Sequence[str]) -> str:
 def _import_order(name: str) -> tuple[int, str]:
     """Classes before functions, as import sorters want them."""
     return (0 if name[0].isupper() else 1, name)
+
+
+def _tensors(count: int) -> str:
+    """The type of so many tensors that a method returns."""
+    return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
 
 
 def _annotation(value: Value) -> str:

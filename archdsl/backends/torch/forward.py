@@ -12,6 +12,8 @@ from archdsl.backends.torch.plan import Step
 from archdsl.ir.graph import Value
 from archdsl.ops.base import op_of
 
+_SAME = re.compile(r"\s*(\w+) = \1")
+"""What computes nothing: an identity that some instances lack."""
 FOLDED = 64
 """Longest expression that is written inside its reader."""
 SPARE = ("y", "z", "u", "w", "t", "s", "r")
@@ -24,6 +26,10 @@ class Forward:
 
     cls: ModuleClass
     orders: Orders
+    within: range | None = None
+    """The steps whose reading counts, where others are not run after these."""
+    results: Sequence[Value] | None = None
+    """What is returned, where not all the results of the class are."""
     refs: dict[Value, Ref] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     code: dict[Value, str] = field(default_factory=dict)
@@ -44,12 +50,15 @@ class Forward:
         self.refs = local_refs(self.cls.template)
         self.readers: dict[Value, list[int]] = {}
         steps = self.cls.template.steps
-        for k, step in enumerate(steps):
-            for value in step.operands:
+        within = range(len(steps)) if self.within is None else self.within
+        self.end = within.stop
+        """What stands for a step that reads what is returned."""
+        for k in within:
+            for value in steps[k].operands:
                 if value is not None:
                     self.readers.setdefault(value, []).append(k)
-        for value in self.cls.template.outputs:
-            self.readers.setdefault(value, []).append(len(steps))
+        for value in self.cls.template.outputs if self.results is None else self.results:
+            self.readers.setdefault(value, []).append(self.end)
         self.groups = dict(optional_groups(self.cls))
 
     # -- inputs ------------------------------------------------------------------------------------
@@ -147,7 +156,10 @@ class Forward:
             ]
             given = self.cls.codes[k].numbers
             operands += [f"{name}={code}" for name, code in self.numbers(k, list(given)).items()]
-            return f"{self.access(step.attr)}({', '.join(operands)})"
+            if not _is_block(step):
+                return f"{self.access(step.attr)}({', '.join(operands)})"
+            self.helpers.append("checkpoint_if")
+            return f"checkpoint_if({', '.join(['self.grad_checkpointing', self.access(step.attr), *operands])})"
         axes = self.orders.of((id(self.cls), "op", k))
         if axes not in op_of(step.node).axes:
             axes = op_of(step.node).axes[0]
@@ -200,7 +212,7 @@ class Forward:
 
     def folds(self, k: int, step: Step, source: str) -> bool:
         """Whether the result is written inside the one step that reads it, right after this one."""
-        if len(step.results) != 1 or len(source) > FOLDED:
+        if len(step.results) != 1 or len(source) > FOLDED or _is_block(step):
             return False
         value = step.results[0]
         readers = self.readers.get(value, [])
@@ -212,7 +224,7 @@ class Forward:
             for first, last in self.groups.items()
         ):
             return False
-        if readers[0] < len(self.cls.template.steps) and self.cls.template.steps[readers[0]].loop:
+        if readers[0] < self.end and self.cls.template.steps[readers[0]].loop:
             return False
         return all(self.folded_at(m, readers[0]) for m in range(k + 1, readers[0])) and not self.mentions_twice(
             value, readers[0]
@@ -225,7 +237,7 @@ class Forward:
 
     def mentions_twice(self, value: Value, reader: int) -> bool:
         steps = self.cls.template.steps
-        if reader >= len(steps) or steps[reader].node is None:
+        if reader >= self.end or steps[reader].node is None:
             return False
         step = steps[reader]
         assert step.node is not None
@@ -333,10 +345,11 @@ class Forward:
         elif new:
             self.lines.append(f"{', '.join(new)} = {', '.join(new.values())}")
         body, self.lines = self.lines, keep
-        otherwise = self.branch == (first - 1, len(keep)) and _negation(self.cls.optional[first - 1])
-        header = "else:" if otherwise == self.cls.optional[first] else f"if {self.condition(first, last)}:"
-        self.lines += [header, *(f"    {line}" for line in body)]
-        self.branch = last, len(self.lines)
+        if not all(_SAME.fullmatch(line) for line in body):
+            otherwise = self.branch == (first - 1, len(keep)) and _negation(self.cls.optional[first - 1])
+            header = "else:" if otherwise == self.cls.optional[first] else f"if {self.condition(first, last)}:"
+            self.lines += [header, *(f"    {line}" for line in body)]
+            self.branch = last, len(self.lines)
         for leave, name in names.items():
             self.bind(name, leave)
 
@@ -351,12 +364,22 @@ class Forward:
         self.kept.add(flag)
         return f"self.{flag}"
 
-    def close(self) -> str:
-        """The return statement's expression."""
-        out = []
-        for o, value in enumerate(self.cls.template.outputs):
-            out.append(self.operand(value, self.orders.of((id(self.cls), "out", o))))
-        return ", ".join(out)
+    def close(self) -> list[str]:
+        """What the return statement has."""
+        outputs = self.cls.template.outputs
+        wanted = outputs if self.results is None else self.results
+        return [self.operand(v, self.orders.of((id(self.cls), "out", outputs.index(v)))) for v in wanted]
+
+    def branched(self, within: range, results: Sequence[Value]) -> Forward:
+        """A forward that goes on from here with other steps, to other results. Runs them."""
+        out = Forward(self.cls, self.orders, within, results)
+        out.code, out.order, out.variables = dict(self.code), dict(self.order), dict(self.variables)
+        out.run(within.start, within.stop)
+        return out
+
+
+def _is_block(step: Step) -> bool:
+    return bool(step.children) and step.children[0].region.kind == "blocks"
 
 
 def _negation(condition: str) -> str:

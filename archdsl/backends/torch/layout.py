@@ -19,10 +19,18 @@ def wrap(line: str, width: int = WIDTH) -> list[str]:
     if len(inner + body) <= width and not _ends_with_comma(body):
         return [head, inner + body, " " * indent + tail]
     parts = _pieces(body)
+    if len(parts) == 1 and not _may_end_in_a_comma(head) and not _ends_with_comma(body):
+        parts = [(body, "")]
     out = [head]
     for part, separator in parts:
         out += wrap(inner + part + separator, width)
     return [*out, " " * indent + tail]
+
+
+def _may_end_in_a_comma(head: str) -> bool:
+    """Whether the last bracket is of a call or a display: a comma makes a tuple of a grouped expression or an index."""
+    follows_a_value = head[-2:-1].isalnum() or head[-2:-1] in ("_", ")", "]")
+    return follows_a_value == (head[-1] == "(")
 
 
 def _ends_with_comma(body: str) -> bool:

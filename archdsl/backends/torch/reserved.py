@@ -136,6 +136,7 @@ MODEL = frozenset(
         "require",
         "reset_classifier",
         "run",
+        "set_distilled_training",
         "set_grad_checkpointing",
         "stage_list",
         "tables",
@@ -143,6 +144,23 @@ MODEL = frozenset(
     ]
 )
 """Attributes of the whole model besides those."""
+HEAD = frozenset(
+    [
+        "auxiliary",
+        "distilled_training",
+        "drop_rate",
+        "features",
+        "global_pool",
+        "grad_checkpointing",
+        "logits",
+        "num_classes",
+        "pools",
+        "prune",
+        "reset",
+        "set_pool",
+    ]
+)
+"""Attributes of the head besides those of every module."""
 
 
 def check_names(graph: Graph) -> None:
@@ -154,9 +172,11 @@ def check_names(graph: Graph) -> None:
         raise Unsupported(f"`{name}` is something that every emitted module uses", span, "give the arch another name")
     owners = [(n.module, n.span) for n in graph.nodes() if n.module]
     owners += [(r.module, r.span) for r in graph.regions if r.module]
+    heads = {r.module for r in graph.regions if r.kind == "head"}
     for path, span in owners:
-        for at, segment in enumerate(path.split(".")):
-            reason = _taken(segment, whole=at == 0)
+        segments = path.split(".")
+        for at, segment in enumerate(segments):
+            reason = _taken(segment, whole=at == 0, head=".".join(segments[:at]) in heads)
             if reason:
                 raise Unsupported(f"`{segment}` in the weight path `{path}` {reason}", span, _HELP)
 
@@ -179,11 +199,13 @@ def class_name(name: str) -> str:
 _HELP = "give the call a label of another name, as in conv@proj[...]"
 
 
-def _taken(segment: str, whole: bool) -> str:
+def _taken(segment: str, whole: bool, head: bool) -> str:
     if keyword.iskeyword(segment) or segment.startswith("__"):
         return "is a word of Python"
     if segment in MODULE or segment == "self":
         return "is something that every torch.nn.Module has already"
     if whole and segment in MODEL:
         return "is something that the model has already"
+    if head and segment in HEAD:
+        return "is something that the head has already"
     return ""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.oracle.twin import Twin, timm_twin
 
 
-def _twin(size: str, name: str, variant: bool = True) -> Twin:
+def _twin(size: str, name: str, variant: bool = True, **fixed: object) -> Twin:
     return timm_twin(
         f"convit_{size}",
         f"convit_{name}",
         {"dim": 12, "depth": 4, "local": 2},
         {"dim": "embed_dim", "local": "local_up_to_layer"},
+        fixed=fixed,
         sized=True,
         rebuild=((256, 256), (192, 192)),
         bound="stem.pos_embed",
@@ -21,4 +24,16 @@ def _twin(size: str, name: str, variant: bool = True) -> Twin:
     )
 
 
-TWINS = (_twin("t", "tiny", variant=False), _twin("s", "small"), _twin("b", "base"))
+def _wider(size: str, name: str) -> Twin:
+    return replace(
+        _twin(f"{size}p", name, embed_dim=64),
+        source=f"timm's `convit_{name}` with heads of 64 channels",
+        large=size == "b",
+    )
+
+
+SIZES = (("t", "tiny"), ("s", "small"), ("b", "base"))
+TWINS = (
+    *(_twin(size, name, variant=size != "t") for size, name in SIZES),
+    *(_wider(size, name) for size, name in SIZES),
+)

@@ -27,5 +27,6 @@ TWINS = (
         rounding=3e-6,  # torch's layer norm adds its weights' gradients up one by one: 12544 positions at 448
         small=(224, 224),  # the reference's stripes of 7
         renames=RENAMES,
+        interface=False,
     ),
 )

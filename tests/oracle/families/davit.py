@@ -12,4 +12,7 @@ TWINS = (
     timm_twin("davit_t", "davit_tiny", TINY, NAMES, sizes=SIZES),
     timm_twin("davit_s", "davit_small", TINY, NAMES, sizes=SIZES, variant=True),
     timm_twin("davit_b", "davit_base", TINY, NAMES, sizes=SIZES, variant=True),
+    timm_twin("davit_l", "davit_large", TINY, NAMES, sizes=SIZES, variant=True, large=True),
+    timm_twin("davit_h", "davit_huge", TINY, NAMES, sizes=SIZES, variant=True, large=True),
+    timm_twin("davit_g", "davit_giant", TINY, NAMES, sizes=SIZES, variant=True, large=True),
 )

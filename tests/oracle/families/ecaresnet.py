@@ -1,26 +1,35 @@
-"""ECA-ResNet-D (1910.03151)."""
+"""ECA-Net (1910.03151), and its gates in ResNet-D."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
-from tests.oracle.twin import Twin, timm_twin
+from tests.oracle.twin import Size, Twin, timm_twin
+
+NAMES = {"depths": "layers", "classes": "num_classes"}
+DIMS = (256, 512, 1024, 2048)
+PLAIN = {"ecanet50": (3, 4, 6, 3), "ecanet101": (3, 4, 23, 3), "ecanet152": (3, 8, 36, 3)}
 
 
-def _make(dims: Sequence[int], widths: Sequence[int], layers: Sequence[int], **arguments: object) -> nn.Module:
+def _make(
+    widths: Sequence[int], layers: Sequence[int], dims: Sequence[int] = DIMS, avg_down: bool = True, **arguments: object
+) -> nn.Module:
+    """`widths` are those of the convolutions of the stem; a single one has 64 channels."""
     from timm.models.resnet import Bottleneck, ResNet
 
-    deep = "deep" if widths[0] == widths[1] else "deep_tiered"
+    stem = {}
+    if len(widths) > 1:
+        stem = {"stem_width": widths[1], "stem_type": "deep" if widths[0] == widths[1] else "deep_tiered"}
     model: nn.Module = ResNet(
         Bottleneck,
         layers,
         channels=[dim // 4 for dim in dims],
-        stem_width=widths[1],
-        stem_type=deep,
-        avg_down=True,
+        avg_down=avg_down,
         block_args={"attn_layer": "eca"},
+        **stem,
         **arguments,
     )
     return model
@@ -31,16 +40,32 @@ def _eca(name: str, widths: Sequence[int], **more: object) -> Twin:
         name,
         name,
         {"widths": widths, "dims": [32, 64, 128, 256], "depths": [1, 1, 1, 1]},
-        {"depths": "layers"},
+        NAMES,
         make=_make,
         # Odd maps, whose last row and column average pooling takes by itself.
         sizes=((250, 250), (192, 288)),
+        stem_is_a_feature=True,
         **more,
     )
+
+
+def _plain(name: str, layers: Sequence[int]) -> Twin:
+    """Which timm does not list."""
+
+    def build(size: Size, /, **parameters: object) -> nn.Module:
+        given = {NAMES.get(k, k): v for k, v in parameters.items()}
+        return _make(**{"widths": [64], "layers": layers, "avg_down": False, **given})
+
+    return replace(_eca(name, [64], variant=True), source=f"timm's `ResNet` with the numbers of `{name}`", build=build)
 
 
 TWINS = (
     _eca("ecaresnet50d", [8, 8, 16]),
     _eca("ecaresnet101d", [8, 8, 16], variant=True),
+    _eca("ecaresnet200d", [8, 8, 16], variant=True),
+    _eca("ecaresnet269d", [8, 8, 16], variant=True),
+    _eca("ecaresnet50t", [6, 8, 16], variant=True),
     _eca("ecaresnet26t", [6, 8, 16], variant=True),
+    _eca("ecaresnetlight", [64], variant=True),
+    *(_plain(name, layers) for name, layers in PLAIN.items()),
 )

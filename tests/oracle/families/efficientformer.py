@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tests.oracle.twin import Build, Size, Twin, timm_build
+from tests.oracle.twin import Build, Size, Twin, distilled, timm_build
 
 
 def _build(name: str) -> Build:
@@ -32,6 +32,16 @@ def _channels_first_gradient(module: nn.Module, inputs: tuple[Tensor]) -> None:
         inputs[0].register_hook(Tensor.contiguous)
 
 
+def _taught(name: str) -> Build:
+    plain = distilled(_build(name))
+
+    def build(size: Size, /, distill: bool = True, **parameters: object) -> nn.Module:
+        assert distill  # timm's always has both classifiers
+        return plain(size, **parameters)
+
+    return build
+
+
 def _twin(size: str, variant: bool = False) -> Twin:
     name = f"efficientformer_{size}"
     return Twin(
@@ -43,6 +53,8 @@ def _twin(size: str, variant: bool = False) -> Twin:
         small=(193, 200),
         vanishing_in_training=r"\.conv\.bias$|blocks\.\d+\.mlp\.fc\d\.bias$",  # a batch norm takes them away again
         variant=variant,
+        taught=_taught(name),
+        teaching={"distill": True},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.oracle.twin import Twin, timm_twin
+from tests.oracle.twin import Twin, distilled, timm_build, timm_twin
 
 SAME_FOR_ALL_KEYS = r"\.k\.(conv|bn)\.bias$|\.talking_head1\.bias$"
 """What adds one number to all scores of a query."""
@@ -10,11 +10,12 @@ SAME_FOR_ALL_KEYS = r"\.k\.(conv|bn)\.bias$|\.talking_head1\.bias$"
 
 def _twin(size: str, variant: bool = False) -> Twin:
     name = f"efficientformerv2_{size}"
+    names = {"dims": "embed_dims", "distill": "distillation"}
     return timm_twin(
         name,
         name,
         {"dims": [24, 32, 48, 64], "depths": [1, 1, 3, 2]},
-        {"dims": "embed_dims"},
+        names,
         sized=True,
         rebuild=((250, 250), (192, 320)),  # maps of 63x63 and 32x32, and of 12x20 and 6x10
         bound="attention_biases",
@@ -24,7 +25,9 @@ def _twin(size: str, variant: bool = False) -> Twin:
         r"|^stages\.3\..*(attn\.proj|mixer\.proj|\.fc2|downsample\.conv)\.bn\.bias$",
         gain=0.6,  # biases of mixed heads add up over all keys, block after block
         variant=variant,
+        taught=distilled(timm_build(name, names, sized=True)),
+        teaching={"distill": True},
     )
 
 
-TWINS = (_twin("s0"), _twin("s1", variant=True), _twin("l", variant=True))
+TWINS = (_twin("s0"), *(_twin(size, variant=True) for size in ("s1", "s2", "l")))

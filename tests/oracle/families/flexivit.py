@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.oracle.twin import Twin, timm_twin
 
 
-def _twin(size: str, name: str, variant: bool = True) -> Twin:
+def _twin(size: str, name: str, variant: bool = True, large: bool = False) -> Twin:
     return timm_twin(
         f"flexivit_{size}",
         f"flexivit_{name}",
@@ -17,7 +17,8 @@ def _twin(size: str, name: str, variant: bool = True) -> Twin:
         bound="stem.pos_embed",
         tokens=True,
         variant=variant,
+        large=large,
     )
 
 
-TWINS = (_twin("s", "small", variant=False), _twin("b", "base"))
+TWINS = (_twin("s", "small", variant=False), _twin("b", "base"), _twin("l", "large", large=True))

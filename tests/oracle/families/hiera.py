@@ -16,7 +16,8 @@ def _twin(size: str, variant: bool = True) -> Twin:
         bound="stem.pos_embed",
         interface=False,  # timm leaves tokens in an order of mask units, which its head does not mind
         variant=variant,
+        large=size == "huge",
     )
 
 
-TWINS = (_twin("tiny", variant=False), *map(_twin, ("small", "base", "base_plus", "large")))
+TWINS = (_twin("tiny", variant=False), *map(_twin, ("small", "base", "base_plus", "large", "huge")))

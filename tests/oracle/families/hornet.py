@@ -25,7 +25,7 @@ TINY = {"dim": 32, "depths": [1, 1, 2, 1]}
 SOURCE = "tests/references/hornet.py"
 
 TWINS = (
-    Twin("hornet_t", SOURCE, HorNet, TINY, sizes=((250, 250), (192, 288)), renames=RENAMES),
+    Twin("hornet_t", SOURCE, HorNet, TINY, sizes=((250, 250), (192, 288)), renames=RENAMES, interface=False),
     Twin(
         "hornet_t_gf",
         SOURCE,
@@ -34,5 +34,6 @@ TWINS = (
         rebuild=((256, 256), (192, 288)),
         bound="fft_filter.weight",
         renames=RENAMES,
+        interface=False,
     ),
 )

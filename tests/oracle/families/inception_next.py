@@ -17,4 +17,4 @@ def _twin(size: str, variant: bool = True) -> Twin:
     )
 
 
-TWINS = (_twin("tiny", variant=False), _twin("small"), _twin("base"))
+TWINS = (_twin("tiny", variant=False), _twin("atto"), _twin("small"), _twin("base"))

@@ -58,6 +58,7 @@ def _twin(spec: str, name: str, variant: bool = False) -> Twin:
         # Biases that a batch norm takes away again.
         vanishing_in_training=rf"\.e_mhsa\.(k|v|proj|norm)\.bias$|^{ENDS}\.mlp\.fc2\.bias$"
         rf"|^{TRANSFORMERS}\.patch_embed\.norm\.bias$",
+        gain=0.9,  # so that attention of deep blocks does not pick single keys, in float32 by luck
         variant=variant,
     )
 

@@ -24,6 +24,8 @@ RENAMES = (
     (r"\.bias_table([12])$", r".cont_mix.rpb\1.table"),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
     (r"^head_conv\.", "head.conv_bn."),
+    (r"^aux_head\.bn\.", "head.aux_bn."),
+    (r"^aux_head\.fc\.", "head.aux_fc."),
     (r"\.(conv_bn\d?|down|[xh]_proj|gate|query|key|dyn_proj)\.0\.", r".\1.c."),
     (r"\.(conv_bn\d?|down|[xh]_proj|gate|query|key|dyn_proj)\.1\.", r".\1.bn."),
 )
@@ -33,16 +35,22 @@ def _overlock(size: Size, /, **parameters: object) -> nn.Module:
     return OverLoCK(**parameters)  # type: ignore[arg-type]
 
 
+def _taught(size: Size, /, **parameters: object) -> nn.Module:
+    return OverLoCK(auxiliary=True, **parameters)  # type: ignore[arg-type]
+
+
 TWINS = (
     Twin(
         "overlock_xt",
         "tests/references/overlock.py",
         _overlock,
-        {"dims": [16, 32, 64, 96], "depths": [1, 1, 1, 1], "sub": [2, 2]},
+        {"dims": [24, 32, 64, 96], "depths": [1, 1, 1, 1], "sub": [2, 2]},
         sizes=((256, 256), (224, 288)),
         small=(224, 224),  # a neighbourhood of 13 in the third stage
         vanishing_in_training=r"\.(dilated|lepe)\.(lk_bn|dil_bn\.\d)\.bias$|\.fuse_dw\.bias$"
         r"|^look4\.blocks\.1\.(ls2|ffn\.fc2)\.bias$|^look4\.blocks\.1\.ffn\.grn\.beta$",
         renames=RENAMES,
+        interface=False,
+        taught=_taught,
     ),
 )

@@ -41,5 +41,6 @@ TWINS = (
         vanishing_in_training=r"^stem\.conv\d\.bias$",
         settled={"groups": [[8, 1], [4, 1], [1, 1]]},
         renames=RENAMES,
+        interface=False,
     ),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.oracle.twin import timm_twin
+from tests.oracle.twin import Twin, timm_twin
 
-TWINS = (
-    timm_twin(
-        "vitdet_b",
-        "samvit_base_patch16",
+
+def _twin(size: str, variant: bool = True) -> Twin:
+    return timm_twin(
+        f"vitdet_{size[0]}",
+        f"samvit_{size}_patch16",
         {"dim": 48, "heads": 2, "depth": 4, "window": 5},
         {"dim": "embed_dim", "heads": "num_heads", "window": "window_size"},
         fixed={"num_classes": 1000},
@@ -18,5 +19,9 @@ TWINS = (
         small=(96, 80),
         reduction=16,
         interface=False,  # what timm norms a feature with is the whole neck
-    ),
-)
+        variant=variant,
+        large=variant,
+    )
+
+
+TWINS = (_twin("base", variant=False), _twin("large"), _twin("huge"))

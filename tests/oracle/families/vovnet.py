@@ -1,12 +1,24 @@
-"""VoVNetV2 (1911.06667)."""
+"""VoVNetV2 (1911.06667) and VoVNet (1904.09730)."""
 
 from __future__ import annotations
 
-from tests.oracle.twin import Twin, timm_twin
+from dataclasses import replace
+
+from torch import nn
+
+from tests.oracle.twin import Size, Twin, timm_twin
+
+NAMES = {
+    "widths": "stem_chs",
+    "mids": "stage_conv_chs",
+    "dims": "stage_out_chs",
+    "depths": "block_per_stage",
+    "layers": "layer_per_block",
+    "classes": "num_classes",
+}
 
 
-def _vovnet(layers: int, **more: object) -> Twin:
-    name = f"ese_vovnet{layers}b"
+def _vovnet(name: str, variant: bool = True) -> Twin:
     return timm_twin(
         name,
         name,
@@ -17,17 +29,30 @@ def _vovnet(layers: int, **more: object) -> Twin:
             "depths": [1, 1, 2, 1],
             "layers": 2,
         },
-        {
-            "widths": "stem_chs",
-            "mids": "stage_conv_chs",
-            "dims": "stage_out_chs",
-            "depths": "block_per_stage",
-            "layers": "layer_per_block",
-        },
+        NAMES,
         # Odd maps, of which max pooling keeps a last window that is only partly inside.
         sizes=((250, 250), (192, 288)),
-        **more,
+        stem_is_a_feature=True,
+        variant=variant,
     )
 
 
-TWINS = (_vovnet(39), _vovnet(57, variant=True), _vovnet(99, variant=True))
+def _without_entry(name: str) -> Twin:
+    """Of which timm has the numbers only."""
+
+    def build(size: Size, /, **parameters: object) -> nn.Module:
+        from timm.models.vovnet import VovNet, model_cfgs
+
+        given = {NAMES.get(k, k): v for k, v in parameters.items()}
+        model: nn.Module = VovNet(model_cfgs[name], **given)
+        return model
+
+    return replace(_vovnet(name), source=f"timm's `VovNet` with its configuration `{name}`", build=build)
+
+
+TWINS = (
+    _vovnet("ese_vovnet39b", variant=False),
+    *(_vovnet(f"ese_vovnet{name}") for name in ("19b_slim", "19b_dw", "19b_slim_dw", "57b", "99b")),
+    _without_entry("ese_vovnet19b"),
+    *map(_vovnet, ("eca_vovnet39b", "vovnet39a", "vovnet57a")),
+)

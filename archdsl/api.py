@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,12 @@ from archdsl.diagnostics import Source, Span, error
 from archdsl.frontend.locate import locate
 from archdsl.frontend.program import Program
 from archdsl.ir.graph import Graph
+from archdsl.ir.text import parse_graph
+from archdsl.ir.verify import verify
 from archdsl.ops.vocabulary import DuplicateOp, Vocabulary
+from archdsl.passes.base import Pass
+from archdsl.passes.pipeline import Step, level, optimize
+from archdsl.syntax.parser import read_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,35 +141,66 @@ def compile_spec(
     mode: str = "eval",
     ops: Sequence[str | Path] = (),
     overrides: Mapping[str, object] | None = None,
+    passes: Sequence[Pass] | None = None,
+    watch: Callable[[Step], None] | None = None,
 ) -> Artefact:
-    """The graph and the emitted PyTorch files of a spec. Raises ArchError."""
+    """The graph and the emitted PyTorch files of a spec, or of an .ir file. Raises ArchError.
+
+    The passes of -O1 run, or those given; `watch` is told of each.
+    """
     from archdsl.backends.torch import Unsupported, emit
     from archdsl.backends.torch.reserved import check_names
     from archdsl.backends.write import sha256
 
     size = None if input is None else parse_input(input)
-    program, arch = open_spec(spec, ops)
-    graph, settled = program.elaborate(arch, mode=mode, input=size, overrides=overrides or {}), None
-    if mode == "train" and len(graph.outputs) > 1:
-        settled = program.elaborate(arch, input=size, overrides=overrides or {})
+    passes, overrides = level(1) if passes is None else passes, overrides or {}
+    settled: Graph | None = None
+    if Path(str(spec)).suffix == ".ir":
+        main, graph = _read_graph(Path(spec), ops, size, mode, overrides)
+        sources = [main]
+    else:
+        program, arch = open_spec(spec, ops)
+        graph = program.elaborate(arch, mode=mode, input=size, overrides=overrides)
+        if mode == "train" and len(graph.outputs) > 1:
+            settled = optimize(program.elaborate(arch, input=size, overrides=overrides), passes)
+        main, sources = program.source, [f.tree.source for f in program.loader.files.values()]
+    graph = optimize(graph, passes, watch)
     try:
         check_names(graph)
-        files = emit(graph, sha256(program.source.text), __version__, settled)
+        files = emit(graph, sha256(main.text), __version__, settled)
     except Unsupported as e:
         raise error("E-LOWERING", f"`{graph.name}` cannot be written in PyTorch: {e}", e.span, help=e.help) from e
-    return Artefact(graph, files, _facts(program, graph, overrides or {}))
+    facts = _facts(main, sources, graph, overrides) | {"passes": [str(p) for p in passes]}
+    return Artefact(graph, files, facts)
 
 
-def _facts(program: Program, graph: Graph, overrides: Mapping[str, object]) -> dict[str, object]:
+def _read_graph(
+    path: Path,
+    ops: Sequence[str | Path],
+    size: tuple[int, int, int] | None,
+    mode: str,
+    overrides: Mapping[str, object],
+) -> tuple[Source, Graph]:
+    """The graph that an .ir file holds, verified. Raises E-IR, E-FILE and E-OPS."""
+    source = read_source(path)
+    graph = parse_graph(source.text, vocabulary(ops), name=source.name)
+    if size is not None or overrides or mode not in ("eval", graph.mode):
+        title = f"`{path.name}` holds one graph, of one size, variant and mode"
+        raise error("E-IR", title, help="give --input, --set and --mode to `archdsl show SPEC --emit ir`")
+    if broken := verify(graph):
+        raise error("E-IR", f"the graph of `{path.name}` is broken: {broken[0]}")
+    return source, graph
+
+
+def _facts(main: Source, sources: Sequence[Source], graph: Graph, overrides: Mapping[str, object]) -> dict[str, object]:
     """What a build records: everything it depends on, no times and no places, so that rebuilding changes nothing."""
     from archdsl.backends.write import sha256
 
     costs = price(graph)
-    sources = [f.tree.source for f in program.loader.files.values()]
     return {
         "name": graph.name,
         "archdsl": __version__,
-        "spec": Path(program.source.name).name,
+        "spec": Path(main.name).name,
         "sources": {Path(s.name).name: sha256(s.text) for s in sources},
         "input": list(costs.input),
         "mode": graph.mode,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from archdsl import __version__
-from archdsl.diagnostics import ArchError, Diagnostic, render_all
+from archdsl.diagnostics import ArchError, Diagnostic, did_you_mean, error, render_all
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from archdsl.deviation import Trial
     from archdsl.frontend.program import Program
     from archdsl.ir.graph import Graph
+    from archdsl.passes.base import Pass
+    from archdsl.passes.pipeline import Step
 
 FINE, MISTAKE, INTERNAL, INTERRUPTED, NO_READER = 0, 1, 70, 130, 141
 
@@ -135,11 +137,27 @@ def _fmt(args: argparse.Namespace) -> int:
 def _cost(args: argparse.Namespace) -> int:
     from archdsl.cost import price
 
+    if args.device:
+        return _roofline(args)
     costs = price(_elaborate(args, args.spec), args.bytes)
     if args.json:
         return _print_json(costs.as_dict(args.per, args.count))
     _show(costs.table(args.per, args.count))
     print(costs.convention(args.count))
+    return FINE
+
+
+def _roofline(args: argparse.Namespace) -> int:
+    from archdsl.device.model import device, element_type
+    from archdsl.device.roofline import roofline
+
+    machine = device(args.device)
+    dtype = element_type(machine, args.dtype)
+    found = roofline(_elaborate(args, args.spec), machine, args.batch, dtype, args.plan, args.per)
+    if args.json:
+        return _print_json(found.as_dict())
+    _show(found.table())
+    print(found.summary())
     return FINE
 
 
@@ -165,8 +183,10 @@ def _show_form(args: argparse.Namespace) -> int:
         print(tree_text(_open(args, args.spec).file))
     elif args.emit == "ir":
         from archdsl.ir.text import print_graph
+        from archdsl.passes.pipeline import optimize
 
-        print(print_graph(_elaborate(args, args.spec)), end="")
+        passes, watch = _passes(args)
+        print(print_graph(optimize(_elaborate(args, args.spec), passes or (), watch)), end="")
     else:
         for name, text in _compile(args, args.spec).files.items():
             print(f"# -- {name}\n{text}", end="")
@@ -390,7 +410,7 @@ def _deploy_weights(args: argparse.Namespace) -> int:
         raise error("E-WEIGHTS", reason, help="leave out --names, --table and --model: the names are the spec's")
     graph, training, deployed = (_elaborate(args, args.spec, mode) for mode in ("eval", "train", "deploy"))
     stored = read_file(args.file)
-    tensors = deploy_weights(graph, training, deployed, stored)
+    tensors = deploy_weights(graph, training, deployed, stored, _passes(args)[0])
     print(f"{len(tensors)} tensors for `{graph.name}` in deploy mode, made of {len(stored.tensors)}")
     if args.output is not None:
         write_file(args.output, tensors, {"format": "pt", "spec": graph.name, "mode": "deploy", **stored.origin})
@@ -441,7 +461,58 @@ def _elaborate(args: argparse.Namespace, spec: str, mode: str | None = None) -> 
 def _compile(args: argparse.Namespace, spec: str) -> Artefact:
     from archdsl.api import compile_spec
 
-    return compile_spec(spec, input=args.input, mode=args.mode, ops=args.ops, overrides=dict(args.set))
+    passes, watch = _passes(args)
+    return compile_spec(
+        spec, input=args.input, mode=args.mode, ops=args.ops, overrides=dict(args.set), passes=passes, watch=watch
+    )
+
+
+def _passes(args: argparse.Namespace) -> tuple[Sequence[Pass] | None, Callable[[Step], None] | None]:
+    """The passes that a command is asked for, None for the usual ones, and what is to be told of each."""
+    from archdsl.passes.pipeline import PASSES, level, parse_passes
+
+    if not hasattr(args, "passes"):
+        return None, None
+    wanted = args.print_after
+    if wanted not in (None, "all", *PASSES):
+        hint = did_you_mean(wanted, (*PASSES, "all")) or f"there are {', '.join(PASSES)}"
+        raise error("E-PASS", f"there is no pass `{wanted}`", help=hint)
+    passes = level(args.O) if args.passes is None else parse_passes(args.passes)
+    return passes, (lambda step: _print_step(step, wanted)) if wanted else None
+
+
+def _print_step(step: Step, wanted: str) -> None:
+    """What a pass changed, as a diff of the graph's text, if it is one to be shown. Not among what a command prints."""
+    import difflib
+
+    from archdsl.ir.text import print_graph
+
+    if wanted not in ("all", step.ran.name):
+        return
+    before, after = (print_graph(g).splitlines(True) for g in (step.before, step.after))
+    print(f"# after {step.ran}: {len(step.before)} -> {len(step.after)} ops", file=sys.stderr)
+    sys.stderr.writelines(difflib.unified_diff(before, after, "before", "after", n=1))
+
+
+def _list_passes(args: argparse.Namespace) -> int:
+    from archdsl.passes.pipeline import optimize
+    from archdsl.passes.report import listing, report
+
+    if args.spec is None:
+        _show(listing())
+        return FINE
+    passes, watch = _passes(args)
+    steps: list[Step] = []
+    graph = _elaborate(args, args.spec)
+
+    def seen(step: Step) -> None:
+        steps.append(step)
+        if watch is not None:
+            watch(step)
+
+    optimize(graph, passes or (), seen)
+    _show(report(graph, steps))
+    return FINE
 
 
 def _show(renderable: RenderableType) -> None:
@@ -511,6 +582,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--force", action="store_true", help="overwrite files that were edited by hand")
     _graph_options(build)
+    _pass_options(build)
 
     check = command("check", _check, "report every mistake in spec files and run their `check` lines")
     check.add_argument("spec", nargs="+", metavar="SPEC")
@@ -531,6 +603,14 @@ def _parser() -> argparse.ArgumentParser:
         help="macs: as in the papers; timm: as timm's tables (macs)",
     )
     cost.add_argument("--bytes", type=_positive, default=4, metavar="N", help="bytes an element (4)")
+    cost.add_argument(
+        "--device", default="", metavar="NAME", help="predict the time on h200, h100, a100, rtx4090, cpu ..."
+    )
+    cost.add_argument("--batch", type=_positive, default=1, metavar="N", help="images at once, on the device (1)")
+    cost.add_argument("--dtype", default="", metavar="TYPE", help="bf16, fp16 or fp32 (what is usual on the device)")
+    cost.add_argument(
+        "--plan", choices=("eager", "inductor"), default="eager", help="which ops share a kernel on the device (eager)"
+    )
     cost.add_argument("--json", action="store_true", help="print JSON")
     _graph_options(cost)
 
@@ -599,6 +679,7 @@ def _parser() -> argparse.ArgumentParser:
         "--emit", choices=("tree", "ir", "torch"), default="ir", help="syntax tree, graph or PyTorch module (ir)"
     )
     _graph_options(show)
+    _pass_options(show, usual=0)
 
     space = command("space", _space, "say what a space draws, how large it is, and what a sample of it costs")
     space.add_argument("action", choices=("info",))
@@ -611,6 +692,11 @@ def _parser() -> argparse.ArgumentParser:
     listed = command("list", _list, "list the architectures of ./specs and the shipped ones")
     listed.add_argument("--json", action="store_true", help="print JSON")
     _ops_option(listed)
+
+    passes = command("passes", _list_passes, "list the passes, or say what each does to a spec")
+    passes.add_argument("spec", metavar="SPEC", nargs="?")
+    _graph_options(passes)
+    _pass_options(passes)
 
     ops = command("ops", _ops, "list the vocabulary, or describe one op")
     ops.add_argument("name", nargs="?", metavar="NAME")
@@ -658,6 +744,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave large constants out: readable, not runnable",
     )
     _graph_options(emit)
+    _pass_options(emit)
     imported = command("import-weights", _import_weights, "bring published weights under a spec's names, strictly")
     imported.add_argument("source", metavar="SOURCE", help="timm:NAME, or a safetensors file")
     imported.add_argument("spec", metavar="SPEC")
@@ -679,14 +766,23 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("file", metavar="FILE", help="a safetensors file of the spec's weights")
     exported.add_argument("--names", choices=("timm",), help="whose names (timm; with --mode deploy the spec's)")
     _weights_options(exported)
+    _pass_options(exported)
     return parser
 
 
 def _weights_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a safetensors file (only report)")
     parser.add_argument("--model", default="", metavar="NAME", help="timm's model, where the file does not say")
-    parser.add_argument("--table", metavar="TABLE", help="a shipped table of names, or a TOML file of one's own")
+    parser.add_argument("--table", metavar="TABLE", help="a shipped table of names, a TOML file, or none")
     _graph_options(parser)
+
+
+def _pass_options(parser: argparse.ArgumentParser, usual: int = 1) -> None:
+    parser.add_argument(
+        "-O", type=int, choices=(0, 1, 2), default=usual, help=f"0: as elaborated; 1, 2: optimized ({usual})"
+    )
+    parser.add_argument("--passes", metavar="LIST", help="these passes instead: a,b{option=4}; see `archdsl passes`")
+    parser.add_argument("--print-after", metavar="PASS", help="print what a pass, or `all`, changes in the graph")
 
 
 def _graph_options(parser: argparse.ArgumentParser) -> None:

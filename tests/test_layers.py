@@ -21,6 +21,7 @@ LAYERS = (
     "ir",
     "ops",
     "cost",
+    "device",
     "frontend",
     "passes",
     "backends",

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from archdsl.cost import price
+from archdsl.device.model import devices
+from archdsl.device.roofline import latency
 from archdsl.diagnostics import ArchError
 from archdsl.frontend.space import Space
 from archdsl.ir.graph import Graph
 from archdsl.ir.hash import canonical_hash
 from archdsl.search.bounds import Bound, least
-from archdsl.search.devices import devices, latency
 from archdsl.search.genome import stream
 from archdsl.search.metrics import METRICS, measure
 from archdsl.search.pricing import Pricer
@@ -59,7 +60,7 @@ def whole(s: Space, pricer: Pricer, row: np.ndarray) -> Graph | None:
 
 def agree(s: Space, count: int, seed: int = 0) -> tuple[int, Pricer]:
     """Compares a batch with whole graphs; how many points were sound."""
-    pricer = Pricer(s, [lambda g, c: latency(g, c, devices()["a100"], 8, "fp16")])
+    pricer = Pricer(s, [lambda g, c: latency(g, devices()["a100"], 8, "fp16")])
     points = pricer.genome.random(stream(seed, 1, 0), count)
     found = pricer.price(points)
     hashes: dict[str, tuple[int, ...]] = {}
@@ -70,7 +71,7 @@ def agree(s: Space, count: int, seed: int = 0) -> tuple[int, Pricer]:
             assert not metrics.any()
             continue
         costs = price(graph)
-        wanted = (*measure(graph, costs), latency(graph, costs, devices()["a100"], 8, "fp16"))
+        wanted = (*measure(graph, costs), latency(graph, devices()["a100"], 8, "fp16"))
         assert metrics.tolist() == list(wanted), pricer.draws.point(row)
         ours = tuple(int(n) for n in digest)
         assert hashes.setdefault(canonical_hash(graph), ours) == ours

@@ -32,6 +32,7 @@ from archdsl.weights.stores import Stored, execution_order, open_store, read_fil
 from archdsl.weights.transforms import NAMES, Geometry, Transform, TransformError, parse
 from tests.oracle.compare import randomise
 from tests.oracle.keys import STATE_KEYS, listed
+from tests.oracle.twins import TWINS
 from tests.test_rep import COLLAPSES, state_of
 
 timm = pytest.importorskip("timm")
@@ -39,8 +40,8 @@ pytest.importorskip("safetensors")
 
 MODELS = {arch: model for family in shipped() for arch, model in family.models.items()}
 LIGHT = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "deit_ti16", "swinv2_t", "maxvit_t")
-HEAVY = ("vitdet_b",)
-"""Whose forward pass at the published input, 1024x1024 in float64, takes minutes and many gigabytes."""
+HEAVY = ("vitdet_b", *(twin.spec for twin in TWINS.values() if twin.large))
+"""Whose forward pass at the published input, 1024x1024 in float64, or all of whose weights take many gigabytes."""
 EVERY = [pytest.param(s, marks=() if s in LIGHT else pytest.mark.full) for s in MODELS if s not in HEAVY]
 DERIVED = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "vit_s16", "swinv2_t")
 """Specs whose weights data flow and shapes decide, without a table. MaxViT's tables differ in sign and layout."""
@@ -105,7 +106,13 @@ def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         assert a[key].dtype == tensor.dtype and a[key].shape == tensor.shape and torch.equal(a[key], tensor), key
 
 
-@pytest.mark.parametrize("spec", sorted(MODELS))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, marks=pytest.mark.full if spec in TWINS and TWINS[spec].variant else ())
+        for spec in sorted(MODELS)
+    ],
+)
 def test_tables_name_timms_tensors(spec: str) -> None:
     with torch.device("meta"):
         shapes = {k: tuple(t.shape) for k, t in timm.create_model(MODELS[spec], num_classes=1000).state_dict().items()}
@@ -153,6 +160,27 @@ def test_structure_and_order_decide_without_a_table(spec: str) -> None:
     found = match(elaborated, shapes, None, execution_order(model))
     assert not (found.missing or found.unexpected or found.ambiguous)
     assert {x.path: x.keys for x in found.links} == {p: family.bind(p).keys for p in elaborated.params}
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "by"),
+    [
+        ("swin_t", "", {"name", "shape"}),  # a file alone
+        ("poolformer_s12", "poolformer_s12", {"name", "shape", "order"}),
+        ("ghostnetv2_100", "ghostnetv2_100", {"shape", "turn"}),  # proved by equal logits
+    ],
+)
+def test_weights_are_imported_without_a_table(
+    spec: str, model: str, by: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    write_file(file, randomised(MODELS[spec]).state_dict(), {})
+    command = ["import-weights", str(file), spec, "--table", "none", "--model", model, "-o", str(ours)]
+    assert main(command if model else [w for w in command if w not in ("--model", "")]) == 0
+    said = capsys.readouterr().out
+    assert "table: none" in said
+    assert {b for b in ("table", "name", "shape", "order", "turn") if f"mapped by {b}:" in said} == by
+    assert_equal(read_file(ours).tensors, import_weights(elaborate(spec), read_file(file)).state)
 
 
 def test_a_wrong_map_of_the_right_shapes_is_found_by_the_check(table: Callable[[str], Family]) -> None:
@@ -529,7 +557,8 @@ def test_the_deploy_module_computes_what_the_trained_one_does(
     only_trained = {p: torch.zeros(x.shape) for p, x in training.params.items() if p not in trained.graph.params}
     file = stored(theirs.state_dict() | only_trained)
     ours = deployed.module().double().eval()
-    ours.load_state_dict(deploy_weights(trained.graph, training, deployed.graph, file))
+    plain = elaborate(spec, input=input, mode="deploy", overrides=changes)
+    ours.load_state_dict(deploy_weights(trained.graph, training, plain, file))
     assert len(ours.state_dict()) < len(theirs.state_dict())
     x = pixels(*input)
     with torch.no_grad():

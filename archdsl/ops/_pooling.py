@@ -46,6 +46,10 @@ class Pool(Op):
         x = unpadded(self, need(types[0], "map", self))
         return (x.with_size(*self.out_size(x)),)
 
+    def instructions(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
+        height, width = pair(self.k)
+        return height * width * outputs[0].elements
+
     def out_size(self, x: TensorType) -> Pair:
         """(H, W) of the result."""
         assert self.s is not None

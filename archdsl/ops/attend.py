@@ -9,6 +9,7 @@ from typing import ClassVar
 from archdsl.ir.graph import Static
 from archdsl.ir.types import Frame, TensorType
 from archdsl.ops.base import Call, Example, Op, Order, ShapeError, Torch, attr, divides, need, spread
+from archdsl.ops.softmax import Softmax
 
 _WINDOW = Frame("window", (2, 3), (4, 4), (8, 12))
 _SHIFTED = Frame("window", (2, 2), (4, 4), (7, 8), (2, 1), shifts=True)
@@ -126,6 +127,11 @@ class Attend(Op):
         q, k, v = inputs[:3]
         assert q is not None and k is not None and v is not None
         return outputs[0].cells * int(q.positions) * int(k.positions) * (q.channels + v.channels)
+
+    def instructions(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
+        q, k = inputs[:2]
+        assert q is not None and k is not None
+        return Softmax.slots * self.heads * outputs[0].cells * int(q.positions) * int(k.positions)
 
     def activations(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
         q, k = inputs[:2]

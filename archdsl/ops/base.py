@@ -129,6 +129,10 @@ class Op:
     """Affine and shift-invariant in its operands in eval mode: allowed inside a `rep def`."""
     view: ClassVar[bool] = False
     """Moves no bytes in eager PyTorch."""
+    training: ClassVar[bool] = False
+    """Does nothing outside training."""
+    slots: ClassVar[int] = 1
+    """Instructions on each element of the largest operand or result."""
     matmul: ClassVar[bool] = False
     """Counted as activations by timm's convention (outputs of conv, linear, matmul)."""
     examples: ClassVar[tuple[Example, ...]] = ()
@@ -177,6 +181,14 @@ class Op:
     def activations(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
         """Elements that its conv, linear and matmul work writes, timm's `macts`."""
         return sum(t.elements for t in outputs) if self.matmul else 0
+
+    def launches(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
+        """Kernels that eager PyTorch runs for it, each of which reads the operands and writes the results."""
+        return 0 if self.view else 1
+
+    def instructions(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
+        """Instructions of the general cores per sample, multiply-adds of products apart: an estimate."""
+        return self.slots * max((t.elements for t in (*inputs, *outputs) if t is not None), default=0)
 
     def is_affine(self, *types: TensorType | None) -> bool:
         """Whether it is affine with these attributes and operands (a product of two tensors is not)."""

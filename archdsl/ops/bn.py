@@ -22,6 +22,7 @@ class Bn(Op):
     init: float = attr(1, "initial value of the weight")
     momentum: float = attr(0.1, "weight of a new batch in the running statistics", low=0, high=1)
 
+    slots: ClassVar[int] = 2
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 4, 5)),)),
         Example({"init": 0, "eps": 1e-3}, (TensorType("tokens", (5, 6)),)),

@@ -40,6 +40,7 @@ class DropPath(Op):
     index: int = attr(0, "number of the scheduled block; filled in", low=0)
     last: int = attr(0, "number of the last scheduled block; filled in", low=0)
 
+    training: ClassVar[bool] = True
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"index": 2, "last": 11}, (TensorType("map", (3, 2, 4)),)),
         Example({"t": 0.5, "scale": 0.75}, (TensorType("tokens", (5, 3)),)),

@@ -15,6 +15,7 @@ class Dropout(Op):
 
     p: float = attr(0.0, "probability of dropping an element", low=0, high=1)
 
+    training: ClassVar[bool] = True
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (3, 2, 4)),)),
         Example({"p": 0.1}, (TensorType("tokens", (5, 3)),)),

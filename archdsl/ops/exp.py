@@ -14,6 +14,7 @@ class Exp(Pointwise):
     """E to the power x."""
 
     expr: ClassVar[str] = "torch.exp({x})"
+    slots: ClassVar[int] = 4
 
     def of_number(self, value: float) -> float:
         return math.exp(value)

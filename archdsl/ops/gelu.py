@@ -14,6 +14,7 @@ class Gelu(Pointwise):
     """X times the normal distribution function of x (1606.08415)."""
 
     expr: ClassVar[str] = "F.gelu({x})"
+    slots: ClassVar[int] = 26
 
     def of_number(self, value: float) -> float:
         return value * 0.5 * (1.0 + math.erf(value / math.sqrt(2.0)))

@@ -20,6 +20,7 @@ class Gn(Op):
     eps: float = attr(1e-5, "added to the variance", low=0)
     bias: bool = attr(True, "add a learnable bias")
 
+    slots: ClassVar[int] = 8
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 4, 5)),)),
         Example({"groups": 2, "eps": 1e-6}, (TensorType("tokens", (5, 6)),)),

@@ -13,6 +13,7 @@ class Hswish(Pointwise):
     """X * relu6(x + 3) / 6 (1905.02244)."""
 
     expr: ClassVar[str] = "F.hardswish({x})"
+    slots: ClassVar[int] = 4
 
     def of_number(self, value: float) -> float:
         return value * min(max(value + 3.0, 0.0), 6.0) / 6.0

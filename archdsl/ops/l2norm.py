@@ -16,6 +16,7 @@ class L2norm(Op):
     groups: int = attr(1, "number of channel groups", low=1)
     eps: float = attr(1e-12, "the least length that is divided by", low=0)
 
+    slots: ClassVar[int] = 5
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 4, 5)),)),
         Example({"groups": 3}, (TensorType("map", (6, 4, 5)),)),

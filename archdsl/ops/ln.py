@@ -20,6 +20,7 @@ class Ln(Op):
     bias: bool = attr(True, "add a learnable bias")
     init: float = attr(1, "initial value of the weight")
 
+    slots: ClassVar[int] = 8
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 4, 5)),)),
         Example({"eps": 1e-6}, (TensorType("tokens", (5, 6)),)),

@@ -14,6 +14,7 @@ class Log(Pointwise):
     """The natural logarithm."""
 
     expr: ClassVar[str] = "torch.log({x})"
+    slots: ClassVar[int] = 5
 
     def of_number(self, value: float) -> float:
         return math.log(value)

@@ -77,6 +77,10 @@ class Merge(Op):
         height, width = frame.grid[0] * x.dims[1], frame.grid[1] * x.dims[2]
         return (replace(x, dims=(x.dims[0], height, width), frames=outer),)
 
+    def launches(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
+        assert inputs[0] is not None
+        return 1 + any(inputs[0].frames[-1].shift)
+
     def torch(self, call: Call) -> Torch | str:
         x = call.inputs[0]
         assert x is not None

@@ -17,6 +17,7 @@ class Rms(Op):
 
     eps: float = attr(1e-6, "added to the mean square", low=0)
 
+    slots: ClassVar[int] = 6
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 4, 5)),)),
         Example({"eps": 1e-5}, (TensorType("tokens", (5, 6)),)),

@@ -14,6 +14,7 @@ class Sigmoid(Pointwise):
     """1 / (1 + exp(-x))."""
 
     expr: ClassVar[str] = "torch.sigmoid({x})"
+    slots: ClassVar[int] = 9
 
     def of_number(self, value: float) -> float:
         return sigmoid(value)

@@ -14,6 +14,7 @@ class Silu(Pointwise):
     """X * sigmoid(x) (1702.03118)."""
 
     expr: ClassVar[str] = "F.silu({x})"
+    slots: ClassVar[int] = 10
 
     def of_number(self, value: float) -> float:
         return value * sigmoid(value)

@@ -19,6 +19,7 @@ class Softmax(Op):
 
     axis: str = attr("key", "the axis that sums to one", choices=("key", "c", "n"))
 
+    slots: ClassVar[int] = 12
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("scores", (2, 3, 4)),)),
         Example({}, (TensorType("scores", (2, 3, 4), batched=False),)),

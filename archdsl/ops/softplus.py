@@ -14,6 +14,7 @@ class Softplus(Pointwise):
     """Log(1 + exp(x))."""
 
     expr: ClassVar[str] = "F.softplus({x})"
+    slots: ClassVar[int] = 14
 
     def of_number(self, value: float) -> float:
         return max(value, 0.0) + math.log1p(math.exp(-abs(value)))

@@ -14,6 +14,7 @@ class Tanh(Pointwise):
     """The hyperbolic tangent."""
 
     expr: ClassVar[str] = "torch.tanh({x})"
+    slots: ClassVar[int] = 11
 
     def of_number(self, value: float) -> float:
         return math.tanh(value)

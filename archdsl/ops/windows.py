@@ -94,6 +94,10 @@ class Windows(Op):
         out = [replace(t, dims=(t.dims[0], *cell), frames=(*t.frames, frame)) for t in maps]
         return (*out, TensorType("frame", (), out[0].frames))
 
+    def launches(self, inputs: tuple[TensorType | None, ...], outputs: tuple[TensorType, ...]) -> int:
+        frame = outputs[-1].frames[-1]
+        return 1 + any(frame.shift) + frame.padded
+
     def torch(self, call: Call) -> Torch | str:
         together = len(call.inputs) > 1
         numbers: dict[str, Static] = {"size": self.size_source(call)}

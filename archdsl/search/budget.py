@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 from archdsl.cost import human
+from archdsl.device.model import devices, element_type
 from archdsl.diagnostics import did_you_mean, error
-from archdsl.search.devices import DTYPES, devices
 from archdsl.search.metrics import METRICS
 
 SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -32,7 +32,11 @@ class Measure:
     def __str__(self) -> str:
         if self.metric != "latency":
             return NAMES.get(self.metric, self.metric)
-        return f"latency@{self.device}" + (f"x{self.batch}" if self.batch > 1 else "") + _dtype(self.dtype)
+        return f"latency@{self.device}" + (f"x{self.batch}" if self.batch > 1 else "") + self._suffix
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.dtype == devices()[self.device].dtype else f"-{self.dtype}"
 
     @property
     def seconds(self) -> bool:
@@ -119,7 +123,7 @@ def _latency(at: str, text: str) -> Measure:
     found = re.fullmatch(PLATFORM, at)
     if found is None:
         raise _unclear(text)
-    device, dtype = found["device"].lower(), found["dtype"] or "bf16"
+    device = found["device"].lower()
     if device == "local":
         help = "as a budget: 2ms@local, of one image; as an objective: --evaluate latency:local"
         raise error("E-BUDGET", "no latency is predicted for this machine, it is measured", help=help)
@@ -127,9 +131,7 @@ def _latency(at: str, text: str) -> Measure:
         known = (*devices(), "local")
         hint = did_you_mean(device, known) or f"known are {', '.join(known)}"
         raise error("E-BUDGET", f"unknown device `{found['device']}`", help=hint)
-    if dtype not in DTYPES:
-        raise error("E-BUDGET", f"unknown element type `{dtype}`", help=f"known are {', '.join(DTYPES)}")
-    return Measure("latency", device, int(found["batch"] or 1), dtype)
+    return Measure("latency", device, int(found["batch"] or 1), element_type(devices()[device], found["dtype"] or ""))
 
 
 def _positive(number: float, text: str) -> float:
@@ -144,10 +146,6 @@ def _unclear(text: str) -> Exception:
         f"`{text}` is not a budget",
         help="write a number and a unit: 4GFLOPs, 30Mparams, 12Macts, 600MB, 2ms@h200, 15ms@h200x64, 2ms@local",
     )
-
-
-def _dtype(dtype: str) -> str:
-    return "" if dtype == "bf16" else f"-{dtype}"
 
 
 assert set(NAMES) <= set(METRICS)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from archdsl.device.model import PICO
 from archdsl.diagnostics import ArchError, error
 from archdsl.search.bounds import Unbounded, least
 from archdsl.search.budget import Budget
-from archdsl.search.devices import PICO
 from archdsl.search.evolve import Evaluated, Evolution
 from archdsl.search.genome import Points, stream
 from archdsl.search.metrics import METRICS

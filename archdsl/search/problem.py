@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archdsl.cost import Costs
+from archdsl.device.model import PICO, devices, element_type
+from archdsl.device.roofline import latency
 from archdsl.diagnostics import did_you_mean, error
 from archdsl.frontend.names import children
 from archdsl.frontend.space import Space
 from archdsl.ir.graph import Graph
 from archdsl.search.budget import LOCAL, Budget, Measure, Objective
-from archdsl.search.devices import DTYPES, PICO, devices, latency
 from archdsl.search.evolve import Evaluated
 from archdsl.search.genome import Points
 from archdsl.search.metrics import METRICS
@@ -132,7 +133,11 @@ class Problem:
 
 
 def _latency(m: Measure) -> Callable[[Graph, Costs], float]:
-    return partial(latency, device=devices()[m.device], batch=m.batch, dtype=m.dtype)
+    return partial(_picoseconds, measure=m)
+
+
+def _picoseconds(graph: Graph, costs: Costs, measure: Measure) -> float:
+    return float(latency(graph, devices()[measure.device], measure.batch, measure.dtype))
 
 
 # -- what a space says of measures -----------------------------------------------------------------
@@ -154,11 +159,11 @@ def measure(expr: tree.Expr) -> Measure:
         unknown = given.keys() - {"device", "batch", "dtype"}
         if unknown or given.get("device") not in devices():
             hint = did_you_mean(str(given.get("device")), devices()) or f"known are {', '.join(devices())}"
-            raise error("E-BUDGET", "a latency is of a known device", expr.span, help=f'{hint}: latency("h200")')
-        found = Measure("latency", **given)  # type: ignore[arg-type]
-        if found.dtype not in DTYPES or not isinstance(found.batch, int) or found.batch < 1:
-            raise error("E-BUDGET", f"no latency is known of this batch in {found.dtype}", expr.span)
-        return found
+            raise error("E-BUDGET", "a latency is of a known device", expr.span, help=f'{hint}; write latency("h200")')
+        device, batch = devices()[str(given["device"])], given.get("batch", 1)
+        if not isinstance(batch, int) or batch < 1:
+            raise error("E-BUDGET", f"a batch is a whole number of images, not {batch}", expr.span)
+        return Measure("latency", device.name, batch, element_type(device, str(given.get("dtype", "")), expr.span))
     raise error(
         "E-BUDGET",
         "a search cannot measure this",

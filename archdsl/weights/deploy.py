@@ -18,6 +18,8 @@ from archdsl.diagnostics import ArchError, error
 from archdsl.ir.graph import Graph, Node, Region, Value
 from archdsl.ir.types import Pair
 from archdsl.ops.base import pair
+from archdsl.passes.fold_norms import FoldNorms, foldable, rounds
+from archdsl.passes.pipeline import Step
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -80,6 +82,39 @@ def _underivable(graph: Graph, node: Node, why: str, help: str) -> ArchError:
         node.span,
         help=help,
     )
+
+
+# -- passes --------------------------------------------------------------------------------------
+
+
+def pass_weights(steps: Sequence[Step], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the graph after passes that computes what the one before them does with `state`."""
+    made = dict(state)
+    for step in steps:
+        if isinstance(step.ran, FoldNorms):
+            for before, after in rounds(step.before):
+                made |= _with_norms(before, after, made)
+        made = {path: made[path] for path in step.after.params}
+    return made
+
+
+def _with_norms(before: Graph, after: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the layers that took in a norm."""
+    made: dict[str, Tensor] = {}
+    for layer, norm in foldable(before):
+        own = {role: state[path].double() for role, path in layer.params}
+        stats = {role: state[path].double() for role, path in norm.params}
+        eps = norm.op.attributes()["eps"]
+        assert isinstance(eps, int | float)
+        factor = stats["weight"] / (stats["running_var"] + eps).sqrt()
+        kernel = own["weight"]
+        folded = {
+            "weight": kernel * factor.reshape(-1, *[1] * (kernel.dim() - 1)),
+            "bias": (own.get("bias", 0) - stats["running_mean"]) * factor + stats["bias"],
+        }
+        precision = state[layer.params[0][1]].dtype
+        made |= {path: folded[role].to(precision) for role, path in after.node(layer.path).params}
+    return made
 
 
 # -- kernels -------------------------------------------------------------------------------------

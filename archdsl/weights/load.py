@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from archdsl.diagnostics import ArchError, Diagnostic, error
 from archdsl.ir.graph import Graph
-from archdsl.weights.deploy import fold_weights
+from archdsl.passes.base import Pass
+from archdsl.passes.pipeline import Step, level, optimize
+from archdsl.weights.deploy import fold_weights, pass_weights
 from archdsl.weights.families import Family, by_name, shipped
 from archdsl.weights.fit import Refusal, fit
 from archdsl.weights.geometry import geometry
@@ -195,16 +197,21 @@ def export_weights(graph: Graph, stored: Stored, *, table: Family | None = None)
     return out | {key: _joined(key, found) for key, found in parts.items()}
 
 
-def deploy_weights(graph: Graph, training: Graph, deployed: Graph, stored: Stored) -> dict[str, Tensor]:
+def deploy_weights(
+    graph: Graph, training: Graph, deployed: Graph, stored: Stored, passes: Sequence[Pass] | None = None
+) -> dict[str, Tensor]:
     """The weights of the deploy graph that computes what the eval graph `graph` does with the stored ones.
 
-    What only the training graph has, such as an auxiliary head, may be stored and is left out. Raises E-WEIGHT-MATCH
-    where the file does not hold the spec's weights, and E-WEIGHT-DEPLOY.
+    The graphs are as they are elaborated; the weights are those after the passes of -O1, or those given. What only the
+    training graph has, such as an auxiliary head, may be stored and is left out. Raises E-WEIGHT-MATCH where the file
+    does not hold the spec's weights, and E-WEIGHT-DEPLOY.
     """
     alone = training.params.keys() - graph.params.keys()
     used = replace(stored, tensors={k: t for k, t in stored.tensors.items() if k not in alone})
     _complete(graph, used)
-    return fold_weights(graph, deployed, used.tensors)
+    steps: list[Step] = []
+    optimize(deployed, level(1) if passes is None else passes, steps.append)
+    return pass_weights(steps, fold_weights(graph, deployed, used.tensors))
 
 
 def check_forward(module: nn.Module, graph: Graph, found: Import, model: str = "") -> str:

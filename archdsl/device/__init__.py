@@ -1,0 +1,1 @@
+"""What a graph takes on a machine: peak rates, kernels, predicted times."""

@@ -1,0 +1,51 @@
+"""Turns a spec's modules for eval and for deployment into the ratio of their speeds.
+
+    python -m benchmarks.deploy [--rounds 20] [--batch 2] [SPEC ...]
+
+Eager PyTorch on one CPU thread, by processor time, the two taking turns with the same weights, which the deploy module
+has folded. A ratio below 1 is a faster deploy module.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from archdsl.api import compile_spec, elaborate
+from archdsl.bench import interleaved
+from archdsl.weights.load import deploy_weights
+from archdsl.weights.stores import Stored
+from benchmarks.report import Measurement, ratio, save, table
+from tests.oracle.compare import randomise
+
+SPECS = ("repvit_m1", "nasnet_a_mobile", "inception_v4", "efficientformer_l1", "ecaresnet50d", "ese_vovnet39b")
+GOAL = 1 / 1.3
+
+
+def compare(spec: str, batch: int, rounds: int) -> Measurement:
+    plain, small = (compile_spec(spec, mode=mode) for mode in ("eval", "deploy"))
+    module, deployed = plain.module().eval(), small.module().eval()
+    randomise(module)
+    graphs = [elaborate(spec, mode=mode) for mode in ("eval", "train", "deploy")]
+    deployed.load_state_dict(deploy_weights(*graphs, Stored("random", module.state_dict())))
+    x = torch.randn(batch, *plain.input, generator=torch.Generator().manual_seed(1))
+    taken = interleaved((deployed, module), x, training=False, rounds=rounds)
+    how = f"eager, one CPU thread, float32, batch {batch}, processor time"
+    return ratio(f"{spec}, deploy / eval", *taken, GOAL, how)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures deploy modules against those for eval.")
+    parser.add_argument("specs", nargs="*", default=SPECS)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    measurements = [compare(spec, arguments.batch, arguments.rounds) for spec in arguments.specs]
+    save("deploy", measurements)
+    print(table(measurements))
+
+
+if __name__ == "__main__":
+    main()

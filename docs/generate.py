@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import os
 import re
 import shutil
@@ -80,13 +81,17 @@ def excerpt() -> str:
 
 
 def specs() -> str:
-    """A row an architecture: its paper, its costs, and what it is compared with."""
-    rows = ["| architecture | file | paper | input | parameters | GMACs | compared with |"]
-    rows.append("|---|---|---|---|---:|---:|---|")
-    for model in _models():
-        file = f"[{model.file.name}](specs/{model.file.name})"
-        params, macs = f"{model.costs.params:,}", f"{model.costs.macs / 1e9:.3f}"
-        cells = (f"`{model.name}`", file, _paper(model), model.input, params, macs, _reference(model, ""))
+    """A row a spec: its first architecture's paper, costs and reference, and the other sizes with their parameters."""
+    from archdsl.cost import human
+
+    rows = ["| spec | paper | input | parameters | GMACs | compared with | other sizes |"]
+    rows.append("|---|---|---|---:|---:|---|---|")
+    for _, group in itertools.groupby(_models(), key=lambda model: model.file):
+        first, *others = group
+        file = f"[`{first.name}`](specs/{first.file.name})"
+        params, macs = f"{first.costs.params:,}", f"{first.costs.macs / 1e9:.3f}"
+        sizes = ", ".join(f"`{m.name}` {human(m.costs.params)}" for m in others)
+        cells = (file, _paper(first), first.input, params, macs, _reference(first, ""), sizes)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

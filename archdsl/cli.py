@@ -187,6 +187,17 @@ def _show_form(args: argparse.Namespace) -> int:
 
         passes, watch = _passes(args)
         print(print_graph(optimize(_elaborate(args, args.spec), passes or (), watch)), end="")
+    elif args.emit == "layouts":
+        from archdsl.device.model import device, element_type
+        from archdsl.passes.layouts import assign
+        from archdsl.passes.report import placement
+
+        machine = device(args.device)
+        table, summary = placement(
+            assign(_elaborate(args, args.spec), machine, args.batch, element_type(machine, args.dtype))
+        )
+        _show(table)
+        print(summary)
     else:
         for name, text in _compile(args, args.spec).files.items():
             print(f"# -- {name}\n{text}", end="")
@@ -676,8 +687,14 @@ def _parser() -> argparse.ArgumentParser:
     show = command("show", _show_form, "print what a spec is turned into")
     show.add_argument("spec", metavar="SPEC")
     show.add_argument(
-        "--emit", choices=("tree", "ir", "torch"), default="ir", help="syntax tree, graph or PyTorch module (ir)"
+        "--emit",
+        choices=("tree", "ir", "torch", "layouts"),
+        default="ir",
+        help="syntax tree, graph, PyTorch module, or the orders of positions that cost least (ir)",
     )
+    show.add_argument("--device", default="h200", metavar="NAME", help="whose rates layouts are chosen by (h200)")
+    show.add_argument("--batch", type=_positive, default=64, metavar="N", help="images at once, for layouts (64)")
+    show.add_argument("--dtype", default="", metavar="TYPE", help="bf16, fp16 or fp32, for layouts (the device's)")
     _graph_options(show)
     _pass_options(show, usual=0)
 

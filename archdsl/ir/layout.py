@@ -218,6 +218,17 @@ class Layout:
         """The same order without groups: layouts of equal order need no conversion."""
         return replace(self, group=1, into_channels=False)
 
+    def lifted(self, height: int, width: int) -> Layout:
+        """The order of a map `height` x `width` times as large whose blocks follow each other as positions do here.
+
+        What is in this order is folded from it, and unfolded to it, without a move.
+        """
+        axes = [Axis(a.extent * n, a.offset * n, a.period * n) for a, n in zip(self.axes, (height, width), strict=True)]
+        scale = {"y": height, "x": width, "pad": 1}
+        outer = tuple(replace(d, stride=d.stride * scale[d.axis]) for d in self.digits)
+        block = (Digit("y", height, 1), Digit("x", width, 1))
+        return Layout((axes[0], axes[1]), (*outer, *block), height * width)
+
     @property
     def padded(self) -> bool:
         """Whether some position lies outside of the map."""

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from archdsl.cost import human
 from archdsl.ir.graph import Graph
+from archdsl.passes.layouts import Plan
 from archdsl.passes.pipeline import LEVELS, PASSES, Step
 
 if TYPE_CHECKING:
@@ -33,6 +35,18 @@ def report(graph: Graph, steps: Sequence[Step]) -> Table:
         after = "the same graph" if step.after is step.before else str(len(step.after))
         table.add_row(str(step.ran), str(len(step.before)), after, f"{step.seconds * 1e3:.1f} ms")
     return table
+
+
+def placement(plan: Plan) -> tuple[Table, str]:
+    """A row a move that remains, and what they are in all beside what the graph asks for."""
+    table = _table("value", "read by", "from the order", "to", "elements")
+    table.title = f"{plan.graph.name}, {plan.graph.mode}: orders of positions, and the moves between them"
+    for move in plan.moves:
+        table.add_row(move.source, move.reader, str(move.before), str(move.after), human(move.elements))
+    return table, (
+        f"{len(plan.moves)} moves, {human(plan.elements)} elements an image read and written; "
+        f"the graph as it is asks for {plan.asked} launches, {human(plan.asked_elements)} elements"
+    )
 
 
 def _table(*columns: str) -> Table:

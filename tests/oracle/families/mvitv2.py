@@ -35,6 +35,7 @@ def _twin(spec: str, name: str, depth: int = 1, variant: bool = True, unread: st
         small=(96, 96),  # timm's tables of relative positions are square
         variant=variant,
         large=name in LARGE,
+        tokens=name.endswith("_cls"),
     )
 
 

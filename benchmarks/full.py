@@ -27,6 +27,7 @@ from benchmarks.report import RESULTS, machine
 
 FULL = RESULTS / "full.json"
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = "docs/full.md"
 DIVIDED = ("tests/test_oracle.py", "tests/test_contract.py")
 """Files whose tests are parts of their own."""
 INTERRUPTED = (2, 3, 4)
@@ -54,11 +55,13 @@ def records() -> dict[str, Part]:
 
 
 def save(found: Mapping[str, Part]) -> None:
-    """Writes the file as a whole or not at all."""
+    """Writes the file, as a whole or not at all, and the page that shows it, which a test wants up to date."""
     record = {"suite": "full", "parts": {name: asdict(found[name]) for name in sorted(found)}}
     with tempfile.NamedTemporaryFile("w", dir=RESULTS, encoding="utf-8", delete=False) as file:
         file.write(json.dumps(record, indent=2) + "\n")
+    Path(file.name).chmod(0o644)
     Path(file.name).replace(FULL)
+    subprocess.run([sys.executable, "-m", "docs.generate", PAGE], cwd=ROOT, check=True, capture_output=True)
 
 
 def parts() -> list[str]:
@@ -74,7 +77,8 @@ def parts() -> list[str]:
 def commit() -> str:
     """The short name of the commit that is checked out, with "+" where tracked files differ from it."""
     name = _git("rev-parse", "--short", "HEAD")
-    changed = [line for line in _git("status", "--porcelain", "-uno").splitlines() if not line.endswith(FULL.name)]
+    own = (FULL.name, PAGE)
+    changed = [line for line in _git("status", "--porcelain", "-uno").splitlines() if not line.endswith(own)]
     return name + "+" * bool(changed)
 
 

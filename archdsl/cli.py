@@ -12,14 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from archdsl import __version__
 from archdsl.diagnostics import ArchError, Diagnostic, did_you_mean, error, render_all
+from archdsl.output import print_diff, print_json, show, tell
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from archdsl.api import Artefact
     from archdsl.deviation import Trial
     from archdsl.frontend.program import Program
@@ -86,7 +85,7 @@ def _build(args: argparse.Namespace) -> int:
         if len(args.spec) > 1:
             print(f"{artefact.name}: {artefact.costs.summary()} -> {place}")
         else:
-            _show(artefact.costs.table())
+            show(artefact.costs.table())
             print(artefact.costs.convention())
             print(place / "model.py")
     return _report(mistakes)
@@ -120,7 +119,7 @@ def _fmt(args: argparse.Namespace) -> int:
                 continue
             changed = True
             if args.diff:
-                _print_diff(str(path), source.text, text)
+                print_diff(str(path), source.text, text)
             if args.check:
                 print(f"{path}: would be reformatted")
             elif not args.diff:
@@ -141,8 +140,8 @@ def _cost(args: argparse.Namespace) -> int:
         return _roofline(args)
     costs = price(_elaborate(args, args.spec), args.bytes)
     if args.json:
-        return _print_json(costs.as_dict(args.per, args.count))
-    _show(costs.table(args.per, args.count))
+        return print_json(costs.as_dict(args.per, args.count))
+    show(costs.table(args.per, args.count))
     print(costs.convention(args.count))
     return FINE
 
@@ -155,8 +154,8 @@ def _roofline(args: argparse.Namespace) -> int:
     dtype = element_type(machine, args.dtype)
     found = roofline(_elaborate(args, args.spec), machine, args.batch, dtype, args.plan, args.per)
     if args.json:
-        return _print_json(found.as_dict())
-    _show(found.table())
+        return print_json(found.as_dict())
+    show(found.table())
     print(found.summary())
     return FINE
 
@@ -173,7 +172,7 @@ def _score(args: argparse.Namespace) -> int:
         found = evaluate([_elaborate(args, spec) for spec in args.spec], [f"proxy:{name}" for name in args.proxy])
     else:
         found = rate([_elaborate(args, spec) for spec in args.spec])
-    return _tell(found, args.json)
+    return tell(found, args.json)
 
 
 def _show_form(args: argparse.Namespace) -> int:
@@ -196,7 +195,7 @@ def _show_form(args: argparse.Namespace) -> int:
         table, summary = placement(
             assign(_elaborate(args, args.spec), machine, args.batch, element_type(machine, args.dtype))
         )
-        _show(table)
+        show(table)
         print(summary)
     else:
         for name, text in _compile(args, args.spec).files.items():
@@ -238,8 +237,8 @@ def _search(args: argparse.Namespace) -> int:
         raise
     search.write(study)
     if args.json:
-        return _print_json(as_dict(study))
-    _show(table(study))
+        return print_json(as_dict(study))
+    show(table(study))
     for line in (study.sentence, *study.notes, str(search.directory / "best.arch")):
         print(line)
     return FINE
@@ -250,7 +249,7 @@ def _space(args: argparse.Namespace) -> int:
     from archdsl.search.info import survey
 
     found = survey(open_space(args.space, args.ops), args.samples, bounds=args.bounds)
-    return _tell(found, args.json)
+    return tell(found, args.json)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -259,9 +258,9 @@ def _list(args: argparse.Namespace) -> int:
 
     found, mistakes = models(vocabulary(args.ops))
     if args.json:
-        _print_json([model.as_dict() for model in found])
+        print_json([model.as_dict() for model in found])
     else:
-        _show(models_table(found))
+        show(models_table(found))
     return _report(mistakes)
 
 
@@ -273,7 +272,7 @@ def _ops(args: argparse.Namespace) -> int:
     if args.name:
         print(op_page(known, args.name))
     else:
-        _show(vocabulary_table(known))
+        show(vocabulary_table(known))
     return FINE
 
 
@@ -317,7 +316,7 @@ def _compare(args: argparse.Namespace) -> int:
         evaluated = _elaborate(args, deployed[0], "eval") if len(deployed) == 1 else None
         return _show_trial(compare_graphs(a, b, args.weights, args.tolerance, evaluated=evaluated))
     found = compare(a, b)
-    _show(found.table())
+    show(found.table())
     print(found.a.convention())
     print(found.text())
     return FINE
@@ -326,7 +325,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _show_trial(found: Trial) -> int:
     print(found.text())
     if found.deviating:
-        _show(found.table())
+        show(found.table())
     return MISTAKE if found.deviating else FINE
 
 
@@ -343,7 +342,7 @@ def _bench(args: argparse.Namespace) -> int:
         ops=args.ops,
         overrides=dict(args.set),
     )
-    return _tell(found, args.json)
+    return tell(found, args.json)
 
 
 def _emit(args: argparse.Namespace) -> int:
@@ -432,31 +431,6 @@ def _deploy_weights(args: argparse.Namespace) -> int:
 # -- what commands share -------------------------------------------------------------------------
 
 
-class Told(Protocol):
-    """What a command found: as data, as a table, and in words below it."""
-
-    def as_dict(self) -> dict[str, object]: ...
-
-    def table(self) -> RenderableType: ...
-
-    def text(self) -> str: ...
-
-
-def _tell(found: Told, as_json: bool) -> int:
-    if as_json:
-        return _print_json(found.as_dict())
-    _show(found.table())
-    print(found.text())
-    return FINE
-
-
-def _print_json(data: object) -> int:
-    import json
-
-    print(json.dumps(data, indent=2))
-    return FINE
-
-
 def _open(args: argparse.Namespace, spec: str) -> Program:
     from archdsl.api import open_spec
 
@@ -510,7 +484,7 @@ def _list_passes(args: argparse.Namespace) -> int:
     from archdsl.passes.report import listing, report
 
     if args.spec is None:
-        _show(listing())
+        show(listing())
         return FINE
     passes, watch = _passes(args)
     steps: list[Step] = []
@@ -522,28 +496,8 @@ def _list_passes(args: argparse.Namespace) -> int:
             watch(step)
 
     optimize(graph, passes or (), seen)
-    _show(report(graph, steps))
+    show(report(graph, steps))
     return FINE
-
-
-def _show(renderable: RenderableType) -> None:
-    """Prints with rich, coloured and fitted to the terminal, or plain and unwrapped into a pipe."""
-    import io
-
-    from rich.console import Console
-
-    tty = sys.stdout.isatty()
-    text = io.StringIO()
-    Console(file=text, force_terminal=tty, width=None if tty else 200, highlight=False).print(renderable)
-    for line in text.getvalue().splitlines():
-        print(line.rstrip())
-
-
-def _print_diff(name: str, old: str, new: str) -> None:
-    import difflib
-
-    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), name, f"{name} (formatted)")
-    sys.stdout.writelines(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
 def _wrong(diagnostics: Iterable[Diagnostic]) -> bool:
@@ -684,19 +638,19 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--name", help="directory of the run below it (the space, the budgets and a number)")
     search.add_argument("--json", action="store_true", help="print JSON")
 
-    show = command("show", _show_form, "print what a spec is turned into")
-    show.add_argument("spec", metavar="SPEC")
-    show.add_argument(
+    shown = command("show", _show_form, "print what a spec is turned into")
+    shown.add_argument("spec", metavar="SPEC")
+    shown.add_argument(
         "--emit",
         choices=("tree", "ir", "torch", "layouts"),
         default="ir",
         help="syntax tree, graph, PyTorch module, or the orders of positions that cost least (ir)",
     )
-    show.add_argument("--device", default="h200", metavar="NAME", help="whose rates layouts are chosen by (h200)")
-    show.add_argument("--batch", type=_positive, default=64, metavar="N", help="images at once, for layouts (64)")
-    show.add_argument("--dtype", default="", metavar="TYPE", help="bf16, fp16 or fp32, for layouts (the device's)")
-    _graph_options(show)
-    _pass_options(show, usual=0)
+    shown.add_argument("--device", default="h200", metavar="NAME", help="whose rates layouts are chosen by (h200)")
+    shown.add_argument("--batch", type=_positive, default=64, metavar="N", help="images at once, for layouts (64)")
+    shown.add_argument("--dtype", default="", metavar="TYPE", help="bf16, fp16 or fp32, for layouts (the device's)")
+    _graph_options(shown)
+    _pass_options(shown, usual=0)
 
     space = command("space", _space, "say what a space draws, how large it is, and what a sample of it costs")
     space.add_argument("action", choices=("info",))

@@ -33,6 +33,7 @@ LAYERS = (
     "deviation",
     "bench",
     "describe",
+    "output",
     "cli",
 )
 ROOT = ("__init__", "__main__")

@@ -73,7 +73,8 @@ class Twin:
     whole: bool = False
     """Compared at its full depth in every run."""
     large: bool = False
-    """Of hundreds of millions of weights: counted, linked, its drop paths compared, but never run at its full depth."""
+    """Of hundreds of millions of weights, or of gigabytes of maps: counted, linked, its drop paths compared, but never
+    run at its full depth."""
     slow: bool = False
     """Takes seconds even where nothing is computed, so that the whole model is asked in full runs only."""
     small: Size = (96, 64)

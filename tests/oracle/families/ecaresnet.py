@@ -12,6 +12,8 @@ from tests.oracle.twin import Size, Twin, timm_twin
 NAMES = {"depths": "layers", "classes": "num_classes"}
 DIMS = (256, 512, 1024, 2048)
 PLAIN = {"ecanet50": (3, 4, 6, 3), "ecanet101": (3, 4, 23, 3), "ecanet152": (3, 8, 36, 3)}
+BASIC = {"ecanet18": "resnet18", "ecanet34": "resnet34"}
+"""And the ResNet of timm's that each is, with a gate in every block."""
 
 
 def _make(
@@ -59,6 +61,12 @@ def _plain(name: str, layers: Sequence[int]) -> Twin:
     return replace(_eca(name, [64], variant=True), source=f"timm's `ResNet` with the numbers of `{name}`", build=build)
 
 
+def _basic(name: str, resnet: str) -> Twin:
+    """timm's ResNet of two 3x3 convolutions a block, with timm's gate."""
+    twin = timm_twin(name, resnet, {}, NAMES, fixed={"block_args": {"attn_layer": "eca"}}, variant=True)
+    return replace(twin, source=f"timm's `{resnet}` with its gate `eca`", stem_is_a_feature=True)
+
+
 TWINS = (
     _eca("ecaresnet50d", [8, 8, 16]),
     _eca("ecaresnet101d", [8, 8, 16], variant=True),
@@ -68,4 +76,5 @@ TWINS = (
     _eca("ecaresnet26t", [6, 8, 16], variant=True),
     _eca("ecaresnetlight", [64], variant=True),
     *(_plain(name, layers) for name, layers in PLAIN.items()),
+    *(_basic(name, resnet) for name, resnet in BASIC.items()),
 )

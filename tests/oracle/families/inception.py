@@ -1,4 +1,4 @@
-"""Inception-v4 and Inception-ResNet-v2 (1602.07261)."""
+"""Inception-v4, Inception-ResNet-v1, which timm lacks, and Inception-ResNet-v2 (1602.07261)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from unittest.mock import patch
 
 from torch import nn
 
-from tests.oracle.twin import timm_twin
+from tests.oracle.twin import Size, Twin, timm_twin
+from tests.references.inception_resnet_v1 import InceptionResNetV1
 
 
 def _narrow(module: str, name: str, width: float, arguments: dict[str, object]) -> nn.Module:
@@ -48,6 +49,28 @@ def _inception_resnet_v2(width: float, depths: tuple[int, ...], **arguments: obj
     return model
 
 
+def _inception_resnet_v1(size: Size, /, **parameters: object) -> nn.Module:
+    return InceptionResNetV1(**parameters)  # type: ignore[arg-type]
+
+
+RENAMES = (
+    (r"^stem\.0\.", "stem.conv2d_1a."),
+    (r"^stem\.1\.", "stem.conv2d_2a."),
+    (r"^stem\.2\.", "stem.conv2d_2b."),
+    (r"^pooled\.0\.", "stem.conv2d_3b."),
+    (r"^pooled\.1\.", "stem.conv2d_4a."),
+    (r"^pooled\.2\.", "stem.conv2d_4b."),
+    (r"^reduce_a\.", "stages.1.mixed_6a."),
+    (r"^reduce_b\.", "stages.2.mixed_7a."),
+    *((rf"^{stage}\.(\d+)\.", rf"stages.{i}.blocks.\1.") for i, stage in enumerate("abc")),
+    (r"(blocks\.\d+|mixed_6a)\.branches\.0\.0\.", r"\1.branch0."),
+    (r"\.branches\.(\d)\.(\d)\.", r".branch\1_\2."),
+    (r"\.widen\.", ".conv2d."),
+    (r"\.0\.weight$", ".conv.weight"),
+    (r"\.1\.(\w+)$", r".bn.\1"),
+    (r"^head\.", "head.fc."),
+)
+
 TWINS = (
     timm_twin(
         "inception_v4",
@@ -73,6 +96,19 @@ TWINS = (
         sizes=((160, 160), (107, 203)),
         # Nothing but a convolution is between it and a batch norm.
         vanishing_in_training=r"^stages\.2\.block8\.conv2d\.bias$",
+        drops=False,
+        interface=False,
+    ),
+    Twin(
+        "inception_resnet_v1",
+        "tests/references/inception_resnet_v1.py",
+        _inception_resnet_v1,
+        {"width": 0.25, "depths": [1, 1, 1]},
+        size=(299, 299),
+        small=(107, 80),  # no padding: 75 is the least
+        reduction=37,
+        sizes=((160, 160), (107, 203)),
+        renames=RENAMES,
         drops=False,
         interface=False,
     ),

@@ -14,11 +14,26 @@ class Previous(nn.Module):
         return before
 
 
-def _nasnet(dim: int = 168, stem_dim: int = 96, cells: int = 6, **arguments: object) -> nn.Module:
+def _nasnet(dim: int = 168, stem_dim: int = 96, cells: int = 6, skip: bool = True, **arguments: object) -> nn.Module:
     """timm's class, which has six cells a stage; fewer by an even number."""
     from timm.models.nasnet import NASNetALarge
 
-    model: nn.Module = NASNetALarge(stem_size=stem_dim, num_features=24 * dim, **arguments)
+    class Mobile(NASNetALarge):  # type: ignore[misc]
+        """Whose cell after a reduction sees what was reduced, not what came before that."""
+
+        def forward_features(self, x: Tensor) -> Tensor:
+            first = self.conv0(x)
+            before = self.cell_stem_0(first)
+            now = self.cell_stem_1(first, before)
+            for n in range(18):
+                if n in (6, 12):
+                    before, now = now, getattr(self, f"reduction_cell_{n // 6 - 1}")(now, before)
+                if n % 6 < cells:
+                    before, now = now, getattr(self, f"cell_{n}")(now, before)
+            return self.act(now)
+
+    kind = NASNetALarge if skip else Mobile
+    model: nn.Module = kind(stem_size=stem_dim, num_features=24 * dim, **arguments)
     assert cells % 2 == 0
     for first in (0, 6, 12):
         for left_out in range(first + cells, first + 6):
@@ -51,7 +66,7 @@ TWINS = (
     Twin(
         "nasnet_a_mobile",
         "timm's `NASNetALarge` of mobile's width and depth",
-        lambda size, **arguments: _nasnet(**{"dim": 44, "stem_dim": 32, "cells": 4, **arguments}),
+        lambda size, **arguments: _nasnet(**{"dim": 44, "stem_dim": 32, "cells": 4, "skip": False, **arguments}),
         TINY,
         sizes=((160, 160), (107, 203)),
         renames=RENAMES,

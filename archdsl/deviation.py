@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from archdsl.backends.torch.alone import Declined
 from archdsl.diagnostics import Span, error
 from archdsl.ir.graph import Graph, Node, Parameter, Value
-from archdsl.testing import Declined, trace
+from archdsl.testing import trace
 from archdsl.weights.deploy import fold_weights
 from archdsl.weights.families import by_name, shipped
 from archdsl.weights.geometry import geometry

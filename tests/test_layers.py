@@ -31,9 +31,11 @@ LAYERS = (
     "api",
     "compare",
     "deviation",
+    "deployment",
     "bench",
     "describe",
     "output",
+    "arguments",
     "cli",
 )
 ROOT = ("__init__", "__main__")

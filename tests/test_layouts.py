@@ -11,7 +11,7 @@ from archdsl.api import elaborate
 from archdsl.cli import main
 from archdsl.device.model import devices
 from archdsl.ir.layout import Layout
-from archdsl.passes.layouts import Plan, _Problem, assign
+from archdsl.passes.layouts import Plan, _Problem, assign, read
 
 H200 = devices()["h200"]
 
@@ -104,3 +104,28 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "swin_t", "--emit", "layouts"]) == 0
     printed = capsys.readouterr().out
     assert "11 moves" in printed and "37 launches" in printed and "shift 3x3: y1 x1 | y0 x0" not in printed
+
+
+@pytest.mark.parametrize(
+    ("spec", "kernels", "moves"),
+    [("swin_t", (), 11), ("swin_t", ("attend",), 2), ("swin_t", ("attend", "pack"), 0), ("maxvit_t", ("attend",), 0)],
+)
+def test_generated_attention_moves_what_it_reads(spec: str, kernels: tuple[str, ...], moves: int) -> None:
+    """All that is left of Swin's 37 launches then is patch merging; one in three merges maps that are in windows."""
+    plan = assign(elaborate(spec), H200, 64, "bf16", kernels)
+    assert len(plan.moves) == moves and all(m.reader.endswith("pack") for m in plan.moves[: moves if kernels else 0])
+    assert bool(plan.absorbed) == bool(kernels)
+
+
+def test_a_kernel_writes_no_padding() -> None:
+    """What is written has to have a place for each position; and what is computed of padding stays in windows."""
+    text = SMALL.replace("%s", "x = relu(ln@n(x))\n x = x + cut@a[3, 0](x)")
+    plan = assign(elaborate(text), H200, 64, "bf16", ("attend",))
+    assert [m.source.endswith("attend") for m in plan.moves] == [False, True] and not plan.absorbed
+
+
+def test_what_is_measured_is_not_read() -> None:
+    """A bias asks its queries for their number, which no order changes."""
+    graph = elaborate("swin_t")
+    lookup = next(n for n in graph.nodes() if n.op.name == "rel_lookup")
+    assert len(graph.operands(lookup)) == 2 and [v.type.kind for v in read(graph, lookup)] == ["tokens"]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from archdsl.backends.torch.alone import bench
 from archdsl.ir.sizes import Size, text
 from archdsl.ir.types import Frame, TensorType, Weight, image
 from archdsl.ops._arithmetic import Arithmetic
@@ -20,7 +21,7 @@ from archdsl.ops.base import Call, Example, Op, ShapeError, Torch
 from archdsl.ops.drop_path import DropRate
 from archdsl.ops.linear import Linear
 from archdsl.ops.vocabulary import Vocabulary
-from archdsl.testing import bench, check_export, check_neighbours, check_op, run_op
+from archdsl.testing import check_export, check_neighbours, check_op, run_op
 
 VOCABULARY = Vocabulary.of()
 CHECKED = [name for name, cls in VOCABULARY.items() if cls.examples]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from archdsl.backends.torch.alone import bench
 from archdsl.ir.types import Frame, TensorType
 from archdsl.ops.as_scores import AsScores
 from archdsl.ops.attend import Attend
@@ -26,7 +27,7 @@ from archdsl.ops.rel_lookup import RelLookup
 from archdsl.ops.rel_pos_q import RelPosQ
 from archdsl.ops.scores import Scores
 from archdsl.ops.softmax import Softmax
-from archdsl.testing import bench, run_op
+from archdsl.testing import run_op
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 B, C, HEADS = 2, 6, 3

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from archdsl.backends.torch.alone import HEADER, bench
 from archdsl.ir.sizes import Size, text
 from archdsl.ir.types import Frame, TensorType, image
 from archdsl.ops.attend import Attend
@@ -38,7 +39,7 @@ from archdsl.ops.unraster import Unraster
 from archdsl.ops.unshuffle import Unshuffle
 from archdsl.ops.windows import Windows
 from archdsl.resources import template_dir
-from archdsl.testing import HEADER, bench, completed, run_op
+from archdsl.testing import completed, run_op
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 B, C, HEADS = 2, 6, 3
@@ -471,7 +472,8 @@ class ShiftedAttention(nn.Module):
 
 
 def test_shifted_windows_are_captured_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    helpers = [(template_dir() / "torch" / f"{n}.py.j2").read_text() for n in ("windows", "shifted_windows", "attend")]
+    names = ("windows", "seam_mask", "shifted_windows", "attend")
+    helpers = [(template_dir() / "torch" / f"{n}.py.j2").read_text() for n in names]
     source = [re.sub(r"\{#.*#\}", "", text) for text in helpers]
     (tmp_path / "shifted_attention.py").write_text("\n\n".join([HEADER, *source, SHIFTED_ATTENTION]))
     monkeypatch.syspath_prepend(tmp_path)

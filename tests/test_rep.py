@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archdsl.api import compile_spec, elaborate
 from archdsl.ir.graph import Graph, Node
+from archdsl.ir.verify import verify
+from archdsl.passes.fold_affines import JOINED, FoldAffines
 from archdsl.testing import interpret
+from archdsl.weights.load import deploy_weights
+from archdsl.weights.stores import Stored
+from tests.oracle.compare import randomise
 from tests.specs import graph, only, spec
 
 CHANNELS = 4
@@ -196,3 +202,70 @@ def test_outside_deploy_a_rep_def_runs_as_written() -> None:
     text = spec("|return f(img)", "rep def f(x: map) = x + conv_bn[k = 3](x)", "n = 1")
     for mode in ("train", "eval"):
         assert [n.op.name for n in graph(text, mode=mode).nodes()] == ["input", "conv", "bn", "add"]
+
+
+# -- branches as papers train them -----------------------------------------------------------------
+
+MIXER = "rep def mixer(x: map) = x * param@gain[x.C, init = 1] + param@offset[x.C] - x"
+BRANCHES = {
+    # body of a block on 8 channels, with its defs: the ops that a block is when deployed
+    "repvit": (
+        "rep def mixer(x: map) = bn(conv_bn@conv[k = 3, g = x.C](x) + dwconv@conv1[1](x) + x)",
+        "x + gelu(mixer(x))",
+        ["conv", "gelu", "add"],
+    ),
+    "dilated": (
+        "rep def mixer(x: map) = bn@whole(dwconv@large[7, bias = false](x))\n"
+        "    + bn@near(dwconv@five[5, bias = false](x)) + bn@far(dwconv@three[3, d = 3, bias = false](x))",
+        "x + gelu(mixer(x))",
+        ["conv", "gelu", "add"],
+    ),
+    "pooled": (
+        "rep def mixer(x: map) = (x |> avg_pool[3, s = 1, p = 1] |> conv_bn@pooled) + conv_bn@own[k = 3](x) - x",
+        "x + gelu(mixer(x))",
+        ["conv", "gelu", "add"],
+    ),
+    "pooled and strided": (
+        "rep def mixer(x: map) = x |> conv@narrow[4, bias = false] |> avg_pool[2] |> conv_bn@wide[8]",
+        "gelu(mixer(x))",
+        ["conv", "gelu"],
+    ),
+    "riformer": (MIXER, "x + mixer(gn@norm(x))", ["gn", "add"]),
+    "riformer with ln": (MIXER, "x + mixer(ln@norm[bias = false](x))", ["ln", "add"]),
+    "riformer with rms": (MIXER.replace(" + param@offset[x.C]", ""), "x + mixer(rms@norm(x))", ["rms", "add"]),
+    "rms that cannot move": (MIXER, "x + mixer(rms@norm(x))", ["rms", "conv", "add"]),
+    "behind a bn": (MIXER, "x + mixer(bn@norm(relu(x)))", ["relu", "bn", "add"]),
+    "behind layers": (MIXER, "mixer(mixer@again(linear@l(x)) |> bn@norm)", ["linear"]),
+    "read twice": (MIXER + "\ndef both(x: map) = x + mixer(x)", "both(gn@norm(x))", ["gn", "conv", "add"]),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_deployed_branches_compute_what_the_trained_ones_do(name: str) -> None:
+    defs, body, wanted = BRANCHES[name]
+    text = (
+        f"language 1\n{defs}\narch a[classes = 5] {{\n  input img: map[3, 14, 11]\n  x = conv@stem[8](img)\n"
+        f"  x = {body}\n  head {{ return x |> gap |> linear@fc[classes] }}\n}}\n"
+    )
+    plain, deployed = (compile_spec(text, mode=mode) for mode in ("train", "deploy"))
+    assert [n.op.name for n in deployed.graph.nodes()] == ["input", "conv", *wanted, "gap", "linear"]
+    theirs, ours = (artefact.module().double().eval() for artefact in (plain, deployed))
+    randomise(theirs)
+    graphs = [elaborate(text, mode=mode) for mode in ("eval", "train", "deploy")]
+    ours.load_state_dict(deploy_weights(*graphs, Stored("random", theirs.state_dict())))
+    x = torch.randn(2, 3, 14, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        a, b = theirs(x), ours(x)
+    assert a.norm() > 0 and (a - b).norm() <= 1e-12 * a.norm()
+
+
+def test_affines_are_folded_in_deploy_mode_alone() -> None:
+    defs, body, _ = BRANCHES["riformer"]
+    text = f"{defs}\narch a[] {{\n  input img: map[3, 8, 8]\n  x = conv[8](img)\n  return {body}\n}}\n"
+    graph = elaborate(text, mode="deploy")
+    after = FoldAffines()(graph)
+    assert list(JOINED.broken(graph)) and not list(JOINED.broken(after)) and not verify(after)
+    assert len(graph) - len(after) == 1 and FoldAffines()(after) is after
+    for mode in ("train", "eval", "tune"):
+        other = elaborate(text, mode=mode)
+        assert FoldAffines()(other) is other

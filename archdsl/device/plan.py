@@ -33,7 +33,7 @@ def inductor(graph: Graph) -> tuple[Kernel, ...]:
     """
     order = [n for n in graph.nodes() if _runs(graph, n)]
     groups: dict[str, list[str]] = {}
-    uses = _Uses(graph)
+    uses = Uses(graph)
     for node in order:
         into = None if _alone(graph, node) or _starts(graph, node) else _host(node, graph, groups, uses)
         if into is None:
@@ -63,11 +63,11 @@ def alone(graph: Graph, node: Node) -> Work:
     return Work(matrix, general, instructions, launches * moved, weights + _weights(graph, node), launches)
 
 
-def together(graph: Graph, paths: Sequence[str], uses: _Uses | None = None) -> Work:
+def together(graph: Graph, paths: Sequence[str], uses: Uses | None = None) -> Work:
     """What ops do as one kernel: they read what others computed, and write what others, or the user, read."""
     if len(paths) == 1:
         return alone(graph, graph.node(paths[0]))
-    uses, inside = uses or _Uses(graph), set(paths)
+    uses, inside = uses or Uses(graph), set(paths)
     total, read, written = Work(launches=0), dict[tuple[str, int], int](), 0
     for path in paths:
         node = graph.node(path)
@@ -87,7 +87,7 @@ def together(graph: Graph, paths: Sequence[str], uses: _Uses | None = None) -> W
     return total + Work(elements=sum(read.values()) + written)
 
 
-class _Uses:
+class Uses:
     """Who reads a value, views seen through."""
 
     def __init__(self, graph: Graph) -> None:
@@ -140,7 +140,7 @@ def _starts(graph: Graph, node: Node) -> bool:
     return statistics or op.ordering() is Order.SENSITIVE
 
 
-def _host(node: Node, graph: Graph, groups: Mapping[str, list[str]], uses: _Uses) -> list[str] | None:
+def _host(node: Node, graph: Graph, groups: Mapping[str, list[str]], uses: Uses) -> list[str] | None:
     """The group of an operand that an op may join: one that runs over as many elements and that no other waits for."""
     operands = [uses.root(v).node for v in graph.operands(node) if v is not None]
     hosts = {id(groups[p]): groups[p] for p in operands if p in groups and not _alone(graph, graph.node(p))}
@@ -153,7 +153,7 @@ def _host(node: Node, graph: Graph, groups: Mapping[str, list[str]], uses: _Uses
     return None
 
 
-def _waits(group: list[str], other: list[str], graph: Graph, groups: Mapping[str, list[str]], uses: _Uses) -> bool:
+def _waits(group: list[str], other: list[str], graph: Graph, groups: Mapping[str, list[str]], uses: Uses) -> bool:
     """Whether a group runs after another, by way of any third."""
     stack, seen = [group], {id(group)}
     while stack:

@@ -96,13 +96,13 @@ class Roofline:
         table.add_column("MACs", human(all.macs), justify="right")
         table.add_column("bytes", human(all.bytes), justify="right")
         table.add_column("MACs/byte", f"{all.intensity:.1f}", justify="right")
-        table.add_column("time", _time(all.seconds), justify="right")
+        table.add_column("time", duration(all.seconds), justify="right")
         table.add_column("share", "", justify="right")
         table.add_column("efficiency", f"{all.efficiency:.0%}", justify="right")
         table.add_column("waits for", UNITS[all.waits])
         for row in self.rows:
             share = f"{row.seconds / all.seconds:.1%}" if all.seconds else ""
-            numbers = (human(row.macs), human(row.bytes), f"{row.intensity:.1f}", _time(row.seconds), share)
+            numbers = (human(row.macs), human(row.bytes), f"{row.intensity:.1f}", duration(row.seconds), share)
             waits = UNITS[row.waits] if row.seconds else ""
             table.add_row(row.name, str(row.launches), *numbers, f"{row.efficiency:.0%}", waits)
         return table
@@ -111,7 +111,7 @@ class Roofline:
         """How the numbers are to be read."""
         rate = self.batch / self.total.seconds if self.total.seconds else 0.0
         return (
-            f"predicted for the kernels of {self.plan}, not measured: {_time(self.total.seconds)} a batch, "
+            f"predicted for the kernels of {self.plan}, not measured: {duration(self.total.seconds)} a batch, "
             f"{rate:,.0f} images a second; waterline {self.waterline:.0f} MACs a byte"
         )
 
@@ -169,7 +169,8 @@ def _entry(row: Row) -> dict[str, object]:
     }
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words, three digits: 0.0027 -> 2.7 ms."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= scale or unit == "us":
             return f"{seconds / scale:.3g} {unit}"

@@ -388,6 +388,8 @@ class Caller(Evaluator):
         try:
             attributes = signatures.attributes(cls, f.config)
             op = cls(**attributes).resolve(*types)
+            if self.mode == "tune" and op.name == "bn":
+                op = op.replace(frozen=True)
             framed = next((x for x in operands if x is not None and x.frames), None)
             if framed is not None and "frame?" in op.ports and op.wants_frame(*types):
                 source = operands[-1] if op.name == "tile" else framed

@@ -133,7 +133,7 @@ class Feature:
 
 @dataclass
 class Graph:
-    """A whole architecture at one input size, in one mode ("train", "eval" or "deploy")."""
+    """A whole architecture at one input size, in one mode ("train", "eval", "tune" or "deploy")."""
 
     name: str
     mode: str = "eval"

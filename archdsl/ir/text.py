@@ -34,7 +34,7 @@ from archdsl.ir.sizes import Condition, Size
 from archdsl.ir.types import TensorType, size_text
 from archdsl.syntax.lalr import Token, Tree
 
-MODES = ("train", "eval", "deploy")
+MODES = ("train", "eval", "tune", "deploy")
 
 Constructors: TypeAlias = Mapping[str, Callable[..., Operation]]
 """Op classes by name; an op is built from its attributes as keywords."""

@@ -292,7 +292,7 @@ def _inputs(graph: Graph) -> Iterator[Finding]:
 
 
 def _mode(graph: Graph) -> Iterator[Finding]:
-    if graph.mode not in ("train", "eval", "deploy"):
+    if graph.mode not in ("train", "eval", "tune", "deploy"):
         yield "", f"the mode is {graph.mode!r}"
 
 
@@ -312,7 +312,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(13, "An edge joins an existing result to a slot of its own.", _edges, level=0),
     Invariant(14, "A parameter is filed under its path, is a param or a buffer, and is not empty.", _parameters),
     Invariant(15, "A size is what its expression gives at the declared input.", _sizes),
-    Invariant(16, "The mode is train, eval or deploy.", _mode),
+    Invariant(16, "The mode is train, eval, tune or deploy.", _mode),
 )
 
 

@@ -127,6 +127,8 @@ class Op:
     axes: ClassVar[tuple[str, ...]] = ("last", "first")
     affine: ClassVar[bool] = False
     """Affine and shift-invariant in its operands in eval mode: allowed inside a `rep def`."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Ports that are read for their size only."""
     view: ClassVar[bool] = False
     """Moves no bytes in eager PyTorch."""
     training: ClassVar[bool] = False

@@ -12,7 +12,7 @@ from archdsl.ops.base import Call, Example, Op, Order, ShapeError, Torch, attr, 
 
 @dataclass(frozen=True)
 class Bn(Op):
-    """Normalises each channel over batch, positions and frames; in eval mode by running statistics."""
+    """Normalises each channel over batch, positions and frames; in eval mode, or `frozen`, by running statistics."""
 
     order: ClassVar[Order] = Order.REDUCES
     axes: ClassVar[tuple[str, ...]] = ("first",)
@@ -21,12 +21,15 @@ class Bn(Op):
     eps: float = attr(1e-5, "added to the variance", low=0)
     init: float = attr(1, "initial value of the weight")
     momentum: float = attr(0.1, "weight of a new batch in the running statistics", low=0, high=1)
+    frozen: bool = attr(False, "use the running statistics in training, too")
 
     slots: ClassVar[int] = 2
     examples: ClassVar[tuple[Example, ...]] = (
         Example({}, (TensorType("map", (6, 4, 5)),)),
         Example({"init": 0, "eps": 1e-3}, (TensorType("tokens", (5, 6)),)),
         Example({"momentum": 0.03}, (TensorType("vec", (6,)),)),
+        Example({"frozen": True}, (TensorType("map", (6, 4, 5)),)),
+        Example({"frozen": True, "eps": 1e-3}, (TensorType("tokens", (5, 6)),)),
     )
 
     def infer(self, *types: TensorType | None) -> tuple[TensorType, ...]:
@@ -59,9 +62,11 @@ class Bn(Op):
         assert x is not None
         numbers: dict[str, int | float] = {"c": x.channels, "eps": self.eps}
         momentum = ""
-        if self.momentum != 0.1:
-            momentum, numbers["momentum"] = ", momentum={momentum}", self.momentum
         expr = "{self}({x})"
         if x.kind == "tokens":  # contiguous: torch.compile foresees other strides than the kernel leaves
             expr = "{self}({x}.transpose(1, 2).contiguous()).transpose(1, 2)"
+        if self.frozen:
+            return Torch(expr, "FrozenBatchNorm({c}, eps={eps})", numbers, ("frozen_batch_norm",))
+        if self.momentum != 0.1:
+            momentum, numbers["momentum"] = ", momentum={momentum}", self.momentum
         return Torch(expr, f"nn.BatchNorm{2 if x.kind == 'map' else 1}d({{c}}, eps={{eps}}{momentum})", numbers)

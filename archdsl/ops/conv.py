@@ -100,17 +100,27 @@ class Conv(Op):
         args = "{c_in}, {c_out}, " + size_text(self.k)
         if pair(self.s) != (1, 1):
             args += f", stride={size_text(self.s)}"
-        if self.pad == "zeros" and pair(self.p or 0) != (0, 0):
-            args += f", padding={size_text(self.p or 0)}"
+        padding = self._padding()
+        if padding is not None and padding != (0, 0):
+            args += f", padding={size_text(padding)}"
         if self.d != 1:
             args += f", dilation={self.d}"
         if self.g != 1:
             args += ", groups={groups}"
         if not self.bias:
             args += ", bias=False"
-        if self.pad == "tf_same":
+        if padding is None:
             return Torch("{self}({x})", f"SameConv2d({args})", numbers, ("same_conv",))
         return Torch("{self}({x})", f"nn.Conv2d({args})", numbers)
+
+    def _padding(self) -> Pair | None:
+        """What is added on either side of each axis; none where it depends on the map's size."""
+        if self.pad == "zeros":
+            return pair(self.p or 0)
+        spans = [self.d * (k - 1) for k in pair(self.k)]
+        if pair(self.s) == (1, 1) and not any(span % 2 for span in spans):
+            return spans[0] // 2, spans[1] // 2
+        return None
 
 
 def size_text(value: int | Pair) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from archdsl.ir.types import TensorType
+from archdsl.ir.types import Frame, TensorType
 from archdsl.ops.base import Call, Example, Op, ShapeError, Torch, attr, need
+
+_WINDOW = Frame("window", (2, 3), (4, 4), (8, 12))
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class DropRate:
 class DropPath(Op):
     """Zeroes whole samples with probability dpr * position * scale while training, and rescales the others.
 
-    In a frame it zeroes whole cells, as TNT's inner blocks do (2103.00112).
+    In a frame it zeroes whole cells, as TNT's inner blocks do (2103.00112), or with `whole` the samples all the same.
 
     The position is `t`, or index / last of the scheduled block it stands in (0 where there is only one).
     """
@@ -40,11 +42,20 @@ class DropPath(Op):
     index: int = attr(0, "number of the scheduled block; filled in", low=0)
     last: int = attr(0, "number of the last scheduled block; filled in", low=0)
 
+    whole: bool = attr(False, "whether a sample that is in a frame is dropped as a whole")
+
+    ports: ClassVar[tuple[str, ...]] = ("x", "frame?")
     training: ClassVar[bool] = True
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"index": 2, "last": 11}, (TensorType("map", (3, 2, 4)),)),
         Example({"t": 0.5, "scale": 0.75}, (TensorType("tokens", (5, 3)),)),
+        Example(
+            {"t": 0.5, "whole": True}, (TensorType("map", (3, 4, 4), (_WINDOW,)), TensorType("frame", (), (_WINDOW,)))
+        ),
     )
+
+    def wants_frame(self, *types: TensorType | None) -> bool:
+        return self.whole and types[0] is not None and bool(types[0].frames)
 
     def infer(self, *types: TensorType | None) -> tuple[TensorType, ...]:
         x = need(types[0], "map|tokens|vec|scores", self)
@@ -56,4 +67,5 @@ class DropPath(Op):
 
     def torch(self, call: Call) -> Torch | str:
         rate = DropRate(self.index, self.last, self.scale, self.t)
-        return Torch("{self}({x})", "DropPath({rate})", {"rate": rate}, ("drop_path",))  # type: ignore[dict-item]
+        expr = "{self}({x}, {frame}.cells)" if call.has(1) else "{self}({x})"
+        return Torch(expr, "DropPath({rate})", {"rate": rate}, ("drop_path",))  # type: ignore[dict-item]

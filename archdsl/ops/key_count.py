@@ -16,6 +16,7 @@ class KeyCount(Op):
     """map[C, H, W] -> const map[1, H, W], k * k inside and less at the borders; x is read for its size only."""
 
     order: ClassVar[Order] = Order.GROUP
+    measured: ClassVar[tuple[str, ...]] = ("x",)
 
     k: int = attr(doc="neighbourhood size", low=1)
 

@@ -21,6 +21,7 @@ class LocalBias(Op):
 
     ports: ClassVar[tuple[str, ...]] = ("a",)
     order: ClassVar[Order] = Order.GROUP
+    measured: ClassVar[tuple[str, ...]] = ("a",)
 
     heads: int = attr(doc="number of heads", low=1)
     k: int = attr(doc="neighbourhood size", low=1)

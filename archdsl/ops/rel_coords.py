@@ -20,6 +20,7 @@ class RelCoords(Op):
 
     ports: ClassVar[tuple[str, ...]] = ("q", "k?")
     order: ClassVar[Order] = Order.GROUP
+    measured: ClassVar[tuple[str, ...]] = ("q", "k")
 
     norm: str = attr("linear", "scale of the distances", choices=("linear", "log8", "none"))
 

@@ -23,6 +23,7 @@ class RelLookup(Op):
 
     ports: ClassVar[tuple[str, ...]] = ("table", "q", "k?")
     order: ClassVar[Order] = Order.GROUP
+    measured: ClassVar[tuple[str, ...]] = ("q", "k")
 
     signed: bool = attr(True, "whether the direction of a distance matters")
     s: int = attr(1, "positions of k from one query to the next", low=1, high=1024)

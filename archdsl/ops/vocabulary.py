@@ -14,8 +14,21 @@ from archdsl.ops.base import Op, op_name
 
 SHARED = frozenset({"base", "vocabulary"})
 """Modules of the package that declare no op, beside those whose name begins with an underscore."""
-STATEMENTS = frozenset({"extern", "input"})
-"""Ops that a statement of the language stands for: their `callable` is False."""
+NOT_CALLED = frozenset(
+    {
+        "bn_factors",
+        "constant",
+        "extern",
+        "input",
+        "onednn_conv",
+        "onednn_linear",
+        "regroup",
+        "scaled_conv",
+        "scaled_linear",
+        "zero_padding",
+    }
+)
+"""Ops that a statement of the language stands for, or that a pass makes: their `callable` is False."""
 
 
 class DuplicateOp(Exception):
@@ -46,7 +59,7 @@ class Vocabulary(Mapping[str, type[Op]]):
 
     def callables(self) -> list[str]:
         """The names a spec may call."""
-        return [n for n, e in self.entries.items() if (n not in STATEMENTS if isinstance(e, str) else e.callable)]
+        return [n for n, e in self.entries.items() if (n not in NOT_CALLED if isinstance(e, str) else e.callable)]
 
     @staticmethod
     def of(package: str = "archdsl.ops") -> Vocabulary:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from archdsl.ir.graph import Graph, Node, Operation, Parameter, Region, Value
+from archdsl.ir.graph import Graph, Guard, Node, Operation, Parameter, Region, Value
+from archdsl.ir.sizes import expr_of
 from archdsl.ir.types import TensorType
 from archdsl.ir.verify import Finding
+from archdsl.ops.base import Order, op_of
+
+MOVES = ("windows", "grids", "merge", "regroup", "zero_padding")
+"""Ops that put maps in another order, and compute nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,37 @@ class Pass:
         return f"{self.name}{{{options}}}" if options else self.name
 
 
+def alike(a: TensorType, b: TensorType) -> bool:
+    """Whether types are equal, the expressions of their sizes included."""
+    one, other = ([expr_of(d) for d in (*t.dims, *(t.grid or ()))] for t in (a, b))
+    return a == b and one == other
+
+
+def shared(graph: Graph) -> frozenset[int]:
+    """The regions of calls that use the weights of other calls, with which they have to stay alike."""
+    return frozenset(r.id for r in graph.regions if any(one.share for one in graph.region_chain(r.id)))
+
+
+def astray(before: Graph, after: Graph) -> Iterator[Finding]:
+    """Ops that look beyond a position and find another order of positions than before a pass.
+
+    Types cannot tell: a convolution inside windows is a convolution, too. `windows`, `merge` and their like are what
+    orders are changed by.
+    """
+    for node in after.nodes():
+        order = op_of(node).ordering()
+        if order is Order.FREE or node.op.name in MOVES or node.path not in before:
+            continue
+        was = before.node(node.path)
+        if was.op.name == node.op.name:
+            frames = [
+                [None if v is None else (v.type.kind, v.type.frames) for v in graph.operands(one)]
+                for graph, one in ((before, was), (after, node))
+            ]
+            if frames[0] != frames[1]:
+                yield node.path, f"`{node.op.name}` {order.value}, and its operands are in another order than before"
+
+
 class Draft:
     """Changes of a graph that are noted first and made together: one walk writes the new graph, in the old order.
 
@@ -60,8 +97,10 @@ class Draft:
         self._gone: set[str] = set()
         self._ahead: dict[str, list[tuple[Node, tuple[Value | None, ...]]]] = {}
         self._swapped: dict[str, Node] = {}
+        self._reads: dict[str, tuple[Value | None, ...]] = {}
         self._params: dict[str, Parameter] = {}
         self._taken: set[str] = set()
+        self._guards: list[Guard] = []
 
     def use(self, new: Value, instead_of: Value) -> None:
         """Lets all who read a value (outputs, features and regions, too) read another of its type."""
@@ -71,22 +110,66 @@ class Draft:
         """Takes an op out. Nothing may read it once the draft is done."""
         self._gone.add(path)
 
-    def swap(self, node: Node, params: Sequence[Parameter] = ()) -> None:
-        """Puts a changed node in the place of the one of its path, which reads the same; `params` are new."""
+    def swap(
+        self, node: Node, params: Sequence[Parameter] = (), operands: Sequence[Value | None] | None = None
+    ) -> None:
+        """Puts a changed node in the place of the one of its path; it reads the same, or `operands`."""
         self._swapped[node.path] = node
+        if operands is not None:
+            self._reads[node.path] = tuple(operands)
         self._params |= {p.path: p for p in params}
 
     def put(
-        self, op: Operation, operands: Sequence[Value | None], outputs: tuple[TensorType, ...], *, at: Node, path: str
+        self,
+        op: Operation,
+        operands: Sequence[Value | None],
+        outputs: tuple[TensorType, ...],
+        *,
+        at: Node,
+        path: str,
+        region: int | None = None,
+        module: str = "",
+        params: Sequence[tuple[str, Parameter]] = (),
+        names: tuple[str, ...] = (),
     ) -> Node:
-        """A new op right above the op `at`, in its region and from its place in the source."""
+        """A new op right above the op `at`, in its region unless another is given, and from its place in the source.
+
+        `params` are the roles and tensors of what it owns, new ones or another op's.
+        """
         name, n = path, 2
         while name in self.graph or name in self._taken:
             name, n = f"{path}#{n}", n + 1
         self._taken.add(name)
-        node = Node(name, op, outputs, at.region, at.span)
+        self._params |= {p.path: p for _, p in params}
+        owned = tuple((role, p.path) for role, p in params)
+        node = Node(name, op, outputs, at.region if region is None else region, at.span, module, owned, names)
         self._ahead.setdefault(at.path, []).append((node, tuple(operands)))
         return node
+
+    def require(self, guard: Guard) -> None:
+        """Adds a decision that holds at this size of the input, and is asked of others."""
+        self._guards.append(guard)
+
+    def sweep(self) -> None:
+        """Drops what the changes leave unread. What nothing read before stays: its weights are in the state dict."""
+        old = self.graph
+        results = (*old.outputs, *(f.value for f in old.features), *old.inputs)
+        before = {v.node for v in results}
+        reads = Counter(self.now(v).node for v in results)
+        for node in old.nodes():
+            if node.path not in self._gone:
+                reads.update(self.now(v).node for v in self._operands(node) if v is not None)
+        for ahead in self._ahead.values():
+            reads.update(self.now(v).node for _, operands in ahead for v in operands if v is not None)
+        for node in reversed(list(old.nodes())):
+            unread = node.path not in self._gone and not reads[node.path]
+            if unread and (node.path in before or old.net.out_degree(node.path)):
+                self._gone.add(node.path)
+                reads.subtract(self.now(v).node for v in self._operands(node) if v is not None)
+
+    def _operands(self, node: Node) -> Sequence[Value | None]:
+        """What an op of the old graph reads, replacements apart."""
+        return self._reads.get(node.path, self.graph.operands(node))
 
     def now(self, value: Value) -> Value:
         """What is read in place of a value, however often it was replaced."""
@@ -99,12 +182,12 @@ class Draft:
         old = self.graph
         if not (self._instead or self._gone or self._ahead or self._swapped):
             return old
-        new = Graph(old.name, old.mode, old.source, guards=old.guards, statics=old.statics)
+        new = Graph(old.name, old.mode, old.source, guards=[*old.guards, *self._guards], statics=old.statics)
         for node in old.nodes():
             for added, operands in self._ahead.get(node.path, ()):
                 self._add(new, added, operands)
             if node.path not in self._gone:
-                self._add(new, self._swapped.get(node.path, node), old.operands(node))
+                self._add(new, self._swapped.get(node.path, node), self._operands(node))
         known = old.params | self._params
         used = dict.fromkeys(path for node in new.nodes() for _, path in node.params)
         order = old.params if used.keys() <= old.params.keys() else used
@@ -124,7 +207,7 @@ class Draft:
                 graph.net.add_edge(value.node, node.path, key=slot, index=value.index)
 
     def _region(self, region: Region) -> Region:
-        ports = tuple((name, self.now(v)) for name, v in region.ports)
-        results = tuple(self.now(v) for v in region.results)
+        ports = tuple((name, self.now(v)) for name, v in region.ports if self.now(v).node not in self._gone)
+        results = tuple(self.now(v) for v in region.results if self.now(v).node not in self._gone)
         unchanged = ports == region.ports and results == region.results
         return region if unchanged else replace(region, ports=ports, results=results)

@@ -10,12 +10,17 @@ from archdsl.ir.graph import Graph, Node, Parameter
 from archdsl.ir.verify import Finding
 from archdsl.ops.base import op_of
 from archdsl.passes.base import Draft, Pass, Property
+from archdsl.passes.fold_affines import JOINED
 
 
 def foldable(graph: Graph) -> Iterator[tuple[Node, Node]]:
-    """(layer, norm) pairs of a deploy graph where nothing else reads the layer, and both own their weights alone."""
-    if graph.mode != "deploy":
-        return
+    """(layer, norm) pairs of a deploy graph."""
+    if graph.mode == "deploy":
+        yield from pairs(graph)
+
+
+def pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
+    """Layers and the norms behind them, where nothing else reads the layer, and both own their weights alone."""
     uses: dict[str, int] = {}
     for node in graph.weight_nodes():
         for _, path in node.params:
@@ -48,6 +53,7 @@ class FoldNorms(Pass):
 
     name: ClassVar[str] = "fold_norms"
     gives: ClassVar[tuple[Property, ...]] = (FOLDED,)
+    breaks: ClassVar[tuple[Property, ...]] = (JOINED,)
 
     def __call__(self, graph: Graph) -> Graph:
         return next((after for _, after in reversed(list(rounds(graph)))), graph)

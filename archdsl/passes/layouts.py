@@ -8,7 +8,7 @@ kept in is chosen by exact assignment, so that moves cost the least: bytes and l
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from archdsl.device.model import Device, Work
@@ -48,6 +48,8 @@ class Plan:
     """Launches of the moves that the graph itself asks for."""
     asked_elements: int
     """What these read and write, per sample."""
+    absorbed: tuple[Move, ...] = ()
+    """Moves that are the way in which a generated kernel reads or writes."""
 
     @property
     def elements(self) -> int:
@@ -55,19 +57,26 @@ class Plan:
         return 2 * sum(m.elements for m in self.moves)
 
 
-def assign(graph: Graph, device: Device, batch: int, dtype: str) -> Plan:
+ABSORBED = 1e-3
+"""What a move costs that a kernel does while it reads or writes, of what it costs by itself."""
+
+
+def assign(graph: Graph, device: Device, batch: int, dtype: str, kernels: Collection[str] = ()) -> Plan:
     """The cheapest orders by a device's rates.
+
+    `kernels` are ops for which kernels are generated: they read through any order, and write to any that has each
+    position once, for next to nothing.
 
     Padded orders are kept to where the spec has them, for what stands in the padding then is what the op makes of it.
     Features are left where they are: who asks for them moves them. Raises TooWide where the graph is too entangled for
     an exact answer.
     """
-    return _Problem(graph, device, batch, dtype).solve()
+    return _Problem(graph, device, batch, dtype, kernels).solve()
 
 
 class _Problem:
-    def __init__(self, graph: Graph, device: Device, batch: int, dtype: str) -> None:
-        self.graph, self.device, self.batch, self.dtype = graph, device, batch, dtype
+    def __init__(self, graph: Graph, device: Device, batch: int, dtype: str, kernels: Collection[str] = ()) -> None:
+        self.graph, self.device, self.batch, self.dtype, self.kernels = graph, device, batch, dtype, kernels
         self.sources: dict[Value, Value] = {}
         """What a value is once moves are seen through."""
         self.asked = self.asked_elements = 0
@@ -85,8 +94,8 @@ class _Problem:
         self.readers: dict[Value, list[tuple[Node, Value]]] = {}
         """Of each value that an order is chosen for: the ops that read it, and as which value before moves."""
         for node in computing:
-            for value in graph.operands(node):
-                if value is not None and value.type.kind == "map" and self.source(value).node in self.orders:
+            for value in read(graph, node):
+                if value.type.kind == "map" and self.source(value).node in self.orders:
                     self.readers.setdefault(self.source(value), []).append((node, value))
         self.copies: dict[Value, list[Layout]] = {}
         for value, reads in self.readers.items():
@@ -155,21 +164,32 @@ class _Problem:
         """What a move of a value writes, per sample."""
         return value.type.channels * max(before.positions, after.positions)
 
-    def seconds(self, value: Value, before: Layout, after: Layout | None) -> float:
-        """What it takes to move a value to another order, None being any."""
+    def seconds(self, value: Value, before: Layout, after: Layout | None, reader: Node | None = None) -> float:
+        """What it takes to move a value to another order, None being any, for a reader or for a copy."""
         if after is None or before == after:
             return 0.0
-        return Work(elements=2 * self.elements(value, before, after)).seconds(self.device, self.batch, self.dtype)
+        work = Work(elements=2 * self.elements(value, before, after))
+        share = ABSORBED if self.absorbs(value, before, after, reader) else 1.0
+        return share * work.seconds(self.device, self.batch, self.dtype)
+
+    def absorbs(self, value: Value, before: Layout, after: Layout, reader: Node | None) -> bool:
+        """Whether a kernel reads the value through another order, or writes it to one that holds each position once."""
+        stores = self.graph.node(value.node).op.name in self.kernels and not (before.padded or after.padded)
+        return stores or (reader is not None and reader.op.name in self.kernels)
 
     # -- solving -----------------------------------------------------------------------------------
 
     def solve(self) -> Plan:
         unary, binary = self.costs()
-        found = Labelling(unary, binary).solve()
-        layouts = {path: own[found.labels[path]] for path, own in self.orders.items()}
-        copies = {value: own[found.labels[_copy(value)]] for value, own in self.copies.items()}
-        moves = tuple(move for value in self.readers for move in self.moved(value, layouts, copies))
-        return Plan(self.graph, layouts, moves, found.cost, self.asked, self.asked_elements)
+        solution = Labelling(unary, binary).solve()
+        layouts = {path: own[solution.labels[path]] for path, own in self.orders.items()}
+        copies = {value: own[solution.labels[_copy(value)]] for value, own in self.copies.items()}
+        found: dict[bool, list[Move]] = {False: [], True: []}
+        for value in self.readers:
+            for move, absorbed in self.moved(value, layouts, copies):
+                found[absorbed].append(move)
+        moves, within = tuple(found[False]), tuple(found[True])
+        return Plan(self.graph, layouts, moves, solution.cost, self.asked, self.asked_elements, within)
 
     def costs(self) -> tuple[dict[str, list[float]], dict[tuple[str, str], list[list[float]]]]:
         """The problem as costs of labels, and of pairs of them.
@@ -188,7 +208,7 @@ class _Problem:
                 unary[key] = [0.0] * len(have)
             tables: dict[str, list[list[float]]] = {}
             for node, operand in reads:
-                table = [[self.seconds(value, b, need) for need in self.needs(node, operand)] for b in have]
+                table = [[self.seconds(value, b, need, node) for need in self.needs(node, operand)] for b in have]
                 # One move serves an op that reads a value twice, as another value or as the same.
                 tables[node.path] = _joined(max, tables[node.path], table) if node.path in tables else table
             for path, table in tables.items():
@@ -208,17 +228,20 @@ class _Problem:
             return [None if free or layout is None else layout.order]
         return [self.needed(node, operand, label) for label in own]
 
-    def moved(self, value: Value, layouts: Mapping[str, Layout], copies: Mapping[Value, Layout]) -> Iterator[Move]:
-        """The moves of one value: to its copy, if that is kept in another order, and on from there."""
+    def moved(
+        self, value: Value, layouts: Mapping[str, Layout], copies: Mapping[Value, Layout]
+    ) -> Iterator[tuple[Move, bool]]:
+        """The moves of one value, and whether kernels absorb them: to its copy, if that differs, and on from there."""
         have, done = layouts[value.node], set[Layout]()
         copy = copies.get(value, have)
         for node, operand in self.readers[value]:
             own = self.orders.get(node.path)
             need = self.needs(node, operand)[0 if own is None else own.index(layouts[node.path])]
-            for before, after in ((have, copy), (copy, need)):
+            for before, after, reader in ((have, copy, None), (copy, need, node)):
                 if after is not None and before != after and after not in done:
                     done.add(after)
-                    yield Move(value.node, node.path, before, after, self.elements(value, before, after))
+                    move = Move(value.node, node.path, before, after, self.elements(value, before, after))
+                    yield move, self.absorbs(value, before, after, reader)
 
 
 def _joined(
@@ -230,6 +253,15 @@ def _joined(
 def _copy(value: Value) -> str:
     """The variable of a value's copy."""
     return f"{value.node}:{value.index}"
+
+
+def read(graph: Graph, node: Node) -> Iterator[Value]:
+    """The operands whose elements an op reads; of others it asks the size."""
+    op = op_of(node)
+    for slot, value in enumerate(graph.operands(node)):
+        port = op.ports[min(slot, len(op.ports) - 1)].strip("*?")
+        if value is not None and port not in op.measured:
+            yield value
 
 
 def home(t: TensorType) -> Layout | None:

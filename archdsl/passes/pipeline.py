@@ -11,14 +11,54 @@ from dataclasses import dataclass
 from archdsl.diagnostics import did_you_mean, error
 from archdsl.ir.graph import Graph
 from archdsl.ir.verify import BrokenInvariant, Violation, check
-from archdsl.passes.base import Pass, Property
+from archdsl.passes.base import Pass, Property, astray
+from archdsl.passes.cheap_gelu import CheapGelu
 from archdsl.passes.common import Common
+from archdsl.passes.elide_concat import ElideConcat
+from archdsl.passes.fold_affines import FoldAffines
+from archdsl.passes.fold_constants import FoldConstants
+from archdsl.passes.fold_leading_norms import FoldLeadingNorms
 from archdsl.passes.fold_norms import FoldNorms
+from archdsl.passes.gelu_to_relu import GeluToRelu
+from archdsl.passes.merge_siblings import MergeSiblings
+from archdsl.passes.onednn import Onednn
+from archdsl.passes.relayout import Relayout
+from archdsl.passes.scale_into_linear import ScaleIntoLinear
+from archdsl.passes.tune_norms import TuneNorms
 
-PASSES: Mapping[str, type[Pass]] = {cls.name: cls for cls in (Common, FoldNorms)}
+PASSES: Mapping[str, type[Pass]] = {
+    cls.name: cls
+    for cls in (
+        Common,
+        ElideConcat,
+        FoldConstants,
+        FoldNorms,
+        FoldLeadingNorms,
+        FoldAffines,
+        ScaleIntoLinear,
+        MergeSiblings,
+        TuneNorms,
+        Relayout,
+        Onednn,
+        CheapGelu,
+        GeluToRelu,
+    )
+}
 """Every pass by name."""
 
-LEVELS: tuple[tuple[Pass, ...], ...] = ((), (Common(), FoldNorms()), (Common(), FoldNorms()))
+_FOLDS = (FoldNorms(), FoldAffines(), FoldLeadingNorms(), ScaleIntoLinear())
+_LESS = (
+    Common(),
+    ElideConcat(),
+    FoldConstants(),
+    *_FOLDS,
+    MergeSiblings(),
+    ElideConcat(),
+    *_FOLDS,
+    Common(),
+    TuneNorms(),
+)
+LEVELS: tuple[tuple[Pass, ...], ...] = ((), _LESS, (*_LESS, Relayout(), Onednn()))
 """What -O0, -O1 and -O2 run: nothing; what makes emitted code do less; and what plans for a device as well."""
 
 
@@ -50,6 +90,8 @@ def optimize(graph: Graph, passes: Sequence[Pass], watch: Callable[[Step], None]
         held = {name: p for name, p in held.items() if p not in one.breaks} | {p.name: p for p in one.gives}
         if after is not graph:
             check(after, one.name)
+            if strayed := tuple(Violation(0, *finding) for finding in astray(graph, after)):
+                raise BrokenInvariant(strayed, one.name)
             _hold(after, held, one)
         if watch is not None:
             watch(Step(one, graph, after, seconds))

@@ -43,8 +43,9 @@ def placement(plan: Plan) -> tuple[Table, str]:
     table.title = f"{plan.graph.name}, {plan.graph.mode}: orders of positions, and the moves between them"
     for move in plan.moves:
         table.add_row(move.source, move.reader, str(move.before), str(move.after), human(move.elements))
+    absorbed = f"; kernels do {len(plan.absorbed)} more" if plan.absorbed else ""
     return table, (
-        f"{len(plan.moves)} moves, {human(plan.elements)} elements an image read and written; "
+        f"{len(plan.moves)} moves, {human(plan.elements)} elements an image read and written{absorbed}; "
         f"the graph as it is asks for {plan.asked} launches, {human(plan.asked_elements)} elements"
     )
 

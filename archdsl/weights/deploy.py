@@ -18,8 +18,17 @@ from archdsl.diagnostics import ArchError, error
 from archdsl.ir.graph import Graph, Node, Region, Value
 from archdsl.ir.types import Pair
 from archdsl.ops.base import pair
+from archdsl.passes.fold_affines import FoldAffines, scalable
+from archdsl.passes.fold_affines import turns as affine_turns
+from archdsl.passes.fold_constants import FoldConstants, constants
+from archdsl.passes.fold_leading_norms import FoldLeadingNorms, leading
+from archdsl.passes.fold_leading_norms import rounds as leading_rounds
 from archdsl.passes.fold_norms import FoldNorms, foldable, rounds
+from archdsl.passes.merge_siblings import MergeSiblings
 from archdsl.passes.pipeline import Step
+from archdsl.passes.scale_into_linear import ScaleIntoLinear, turns
+from archdsl.weights.constants import computed
+from archdsl.weights.layers import merged, scaled
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -94,6 +103,20 @@ def pass_weights(steps: Sequence[Step], state: Mapping[str, Tensor]) -> dict[str
         if isinstance(step.ran, FoldNorms):
             for before, after in rounds(step.before):
                 made |= _with_norms(before, after, made)
+        elif isinstance(step.ran, FoldLeadingNorms):
+            for before, after in leading_rounds(step.before):
+                made |= _with_leading_norms(before, after, made)
+        elif isinstance(step.ran, FoldAffines):
+            for before, after in affine_turns(step.before):
+                made |= _with_affines(before, after, made)
+        elif isinstance(step.ran, FoldConstants):
+            paths = {one.value: one.path for one in constants(step.before)}
+            made |= {paths[value]: tensor for value, tensor in computed(step.before, paths, made).items()}
+        elif isinstance(step.ran, ScaleIntoLinear):
+            for before, after in turns(step.before):
+                made |= scaled(before, after, made)
+        elif isinstance(step.ran, MergeSiblings):
+            made |= merged(step.before, made)
         made = {path: made[path] for path in step.after.params}
     return made
 
@@ -103,17 +126,60 @@ def _with_norms(before: Graph, after: Graph, state: Mapping[str, Tensor]) -> dic
     made: dict[str, Tensor] = {}
     for layer, norm in foldable(before):
         own = {role: state[path].double() for role, path in layer.params}
-        stats = {role: state[path].double() for role, path in norm.params}
-        eps = norm.op.attributes()["eps"]
-        assert isinstance(eps, int | float)
-        factor = stats["weight"] / (stats["running_var"] + eps).sqrt()
+        factor, shift = _factors(norm, state)
         kernel = own["weight"]
         folded = {
             "weight": kernel * factor.reshape(-1, *[1] * (kernel.dim() - 1)),
-            "bias": (own.get("bias", 0) - stats["running_mean"]) * factor + stats["bias"],
+            "bias": own.get("bias", 0) * factor + shift,
         }
         precision = state[layer.params[0][1]].dtype
         made |= {path: folded[role].to(precision) for role, path in after.node(layer.path).params}
+    return made
+
+
+def _with_leading_norms(before: Graph, after: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the layers that took in the norm before them."""
+    made: dict[str, Tensor] = {}
+    for norm, layer in leading(before):
+        own = {role: state[path].double() for role, path in layer.params}
+        kernel = own["weight"]
+        groups = norm.value().type.channels // kernel.shape[1]
+        grouped = kernel.reshape(groups, -1, *kernel.shape[1:])
+        factor, shift = (x.reshape(groups, 1, -1, *[1] * (kernel.dim() - 2)) for x in _factors(norm, state))
+        folded = {
+            "weight": (grouped * factor).reshape(kernel.shape),
+            "bias": own.get("bias", 0) + (grouped * shift).reshape(len(kernel), -1).sum(1),
+        }
+        precision = state[layer.params[0][1]].dtype
+        made |= {path: folded[role].to(precision) for role, path in after.node(layer.path).params}
+    return made
+
+
+def _factors(norm: Node, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a BatchNorm multiplies each channel by in eval mode, and what it then adds."""
+    stats = {role: state[path].double() for role, path in norm.params}
+    eps = norm.op.attributes()["eps"]
+    assert isinstance(eps, int | float)
+    factor = stats["weight"] / (stats["running_var"] + eps).sqrt()
+    return factor, stats["bias"] - stats["running_mean"] * factor
+
+
+def _with_affines(before: Graph, after: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the ops that took in a scaling of their channels."""
+    made: dict[str, Tensor] = {}
+    for op, scaling in scalable(before):
+        if scaling.path in after:
+            continue  # for another turn
+        own = {role: state[path].double() for role, path in op.params}
+        by = {role: state[path].double().flatten() for role, path in scaling.params}
+        weight = own["weight"]
+        folded = {
+            "weight": weight * by["weight"].reshape(-1, *[1] * (weight.dim() - 1)),
+            "bias": own.get("bias", 0) * by["weight"] + by.get("bias", 0),
+        }
+        precision = state[op.params[0][1]].dtype
+        paths = dict(after.node(op.path).params)
+        made |= {path: folded[role].to(precision) for role, path in paths.items() if role in folded}
     return made
 
 

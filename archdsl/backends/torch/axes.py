@@ -12,6 +12,7 @@ import networkx as nx
 
 from archdsl.backends.torch.classes import ModuleClass, Ref, local_refs
 from archdsl.backends.torch.plan import Instance
+from archdsl.backends.torch.uses import passed_by
 from archdsl.ir.graph import Value
 from archdsl.ops.base import op_of
 
@@ -130,10 +131,11 @@ def passed_on(cls: ModuleClass, first: int, last: int) -> list[tuple[Value, Valu
     after = set(cls.template.outputs)
     for step, other in zip(steps[last + 1 :], cls.optional[last + 1 :], strict=True):
         after |= {v for v in step.operands if v is not None and other != flag}
+    known = [v for _, v in cls.template.inputs] + [v for step in steps[:first] for v in step.results]
     source: dict[Value, Value] = {}
     for step in steps[first : last + 1]:
-        if step.operands and step.operands[0] is not None and step.results:
-            source[step.results[0]] = source.get(step.operands[0], step.operands[0])
+        source |= {result: source.get(value, value) for result, value in passed_by(step, known).items()}
+        known += step.results
     return [(source[v], v) for v in source if v in after]
 
 

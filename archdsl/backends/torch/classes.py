@@ -262,7 +262,10 @@ class Classifier:
                 out.append(out[-1])
             else:
                 last = next((m - 1 for m in range(k, len(steps)) if columns[m] != present), len(steps) - 1)
-                name = self.flag_name(cls, steps[last].attr or steps[k].attr)
+                called = next((s.attr for s in steps[k : last + 1] if s.children), "")
+                final = steps[last].node
+                named = called if final is not None and not final.module else ""
+                name = self.flag_name(cls, named or steps[last].attr or steps[k].attr)
                 if all(present):
                     out.append("")
                 elif cls.varies(present):
@@ -543,7 +546,7 @@ def local_refs(instance: Instance) -> dict[Value, Ref]:
 
 def _kind(value: Value) -> tuple[object, ...]:
     t = value.type
-    return t.kind, t.batched, tuple(f.kind for f in t.frames)
+    return t.kind, t.batched, tuple(f.kind for f in t.frames) if t.kind == "frame" else len(t.frames)
 
 
 def _definition(graph: Graph, instance: Instance) -> str:

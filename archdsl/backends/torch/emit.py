@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from archdsl.backends.torch import head
-from archdsl.backends.torch.axes import FIRST, Orders
+from archdsl.backends.torch.axes import FIRST, LAST, Orders
 from archdsl.backends.torch.classes import SYMBOLS, Classifier, ModuleClass, listings, lower
 from archdsl.backends.torch.fit import Symbol
-from archdsl.backends.torch.forward import Forward
+from archdsl.backends.torch.forward import TO_FIRST, Forward
 from archdsl.backends.torch.layout import WIDTH
 from archdsl.backends.torch.modes import joined
 from archdsl.backends.torch.plan import Planner, Step, Unsupported
@@ -28,6 +28,13 @@ __all__ = ["Unsupported", "emit"]
 Start = tuple[str, str]
 """How a layer's weight and its bias start."""
 AS_TORCH: Start = ("torch", "torch")
+STARTED = {
+    **dict.fromkeys(("linear", "conv", "scaled_linear", "scaled_conv", "onednn_linear", "onednn_conv"), "matrix"),
+    **dict.fromkeys(("bn", "bn_factors", "ln", "gn"), "norm"),
+}
+"""Layers whose weights start as the spec says, and what they are."""
+CELLS = {"window": "windows", "grid": "cells"}
+"""What the batch of a map is multiplied with, by the kind of its frame."""
 FAR = 1 << 20
 """A height at which a few rows more or less do not count."""
 
@@ -130,11 +137,12 @@ class _Module:
         self.helpers += [h for h in helpers if h not in self.helpers]
 
     def construct(self, cls: ModuleClass) -> list[str]:
-        """Assignments of submodules and parameters, in order of first use."""
+        """Assignments of submodules and parameters, in order of first use, but a norm that scales a layer behind it."""
         lines: list[str] = []
         lists: dict[str, dict[str, str]] = {}
         shared: dict[str, str] = {}
-        for k, step in enumerate(cls.template.steps):
+        for k in _by_weights(cls.template.steps):
+            step = cls.template.steps[k]
             code = cls.codes[k].construct
             if code and shared.setdefault(step.attr, code) != code:
                 raise Unsupported(f"`{step.attr}` is shared by calls that need different modules", step.span)
@@ -209,6 +217,8 @@ class _Module:
 
     def shape(self, cls: ModuleClass, side: str, index: int, value: Value) -> str:
         t = value.type
+        if t.kind == "map" and t.batched and t.frames and t.frames[-1].kind in CELLS:
+            return f"[B * {CELLS[t.frames[-1].kind]}, h, w, C]"
         if t.kind == "map" and t.batched:
             return "[B, C, H, W]" if self.orders.of((id(cls), side, index)) == FIRST else "[B, H, W, C]"
         named = {
@@ -265,7 +275,7 @@ class _Module:
         constructed = self.construct(self.top)
         head_line = next(i for i, c in enumerate(constructed) if c.startswith("self.head = "))
         constructed[head_line] = f"self.head = {self.head_class.name}(num_classes, global_pool, drop_rate)"
-        first_conv = next((n for n in graph.nodes() if n.op.name == "conv"), None)
+        first_conv = next((n for n in graph.nodes() if n.op.name in ("conv", "scaled_conv", "onednn_conv")), None)
         self.first_conv = first_conv.module if first_conv is not None else ""
         channels = int(graph.inputs[0].type.dims[0])
         return {
@@ -298,7 +308,8 @@ class _Module:
         out = []
         for f in self.graph.features:
             t = f.value.type
-            reduction = _reduction(height, t.size[0]) if t.kind == "map" else 0
+            rows, _ = t.frames[0].extent if t.frames else t.size
+            reduction = _reduction(height, rows) if t.kind == "map" else 0
             out.append({"num_chs": int(t.channels), "reduction": reduction, "module": f.stage})
         if out:
             return out
@@ -365,6 +376,7 @@ class _Module:
                 table = len(self.graph.params[node.module].shape) > 1
             else:
                 makes, table = list(node.outputs), node.op.name == "rel_pos_q"
+                names = [] if node.op.name == "bn_factors" else names
             if table or (makes and not any(t.batched for t in makes)):
                 found.update(dict.fromkeys(names))
         return tuple(_endings(found, [p for p in self.graph.params if p not in found], 2))
@@ -373,7 +385,7 @@ class _Module:
         """How weights of layers start: the commonest rule of linears and convolutions first, exceptions by name."""
         layers: dict[str, dict[str, Start]] = {"matrix": {}, "norm": {}}
         for node in self.graph.nodes():
-            kind = {"linear": "matrix", "conv": "matrix", "bn": "norm", "ln": "norm", "gn": "norm"}.get(node.op.name)
+            kind = STARTED.get(node.op.name)
             rules = {role: self.graph.params[path].init for role, path in node.params}
             if kind and "weight" in rules:
                 layers[kind][node.module] = rules["weight"], rules.get("bias", _usual_bias(rules["weight"]))
@@ -422,11 +434,11 @@ class Taps(Forward):
         region = step.children[0].region if step.children and not step.loop else None
         for at, feature in enumerate(self.graph.features):
             if region is not None and region.kind == "stage" and region.module == feature.stage:
-                self.lines += [f"if {at} in take:", f"    taken.append({self.operand(feature.value, FIRST)})"]
+                self.lines += [f"if {at} in take:", f"    taken.append({self.whole(feature.value, FIRST)})"]
                 each, last = self.stages.count(feature.stage), feature.stage not in self.stages[at + 1 :]
                 name, _, number = step.attr.partition(".")
                 if number and last and at + 1 < len(self.stages):
-                    result = self.operand(feature.value, self.features)
+                    result = self.whole(feature.value, self.features)
                     stops = f"stop == {at}" if each == 1 else f"0 <= stop <= {at}"
                     pruned = f"len(self.{name}) == {int(number) + 1}"
                     self.lines += [f"if {stops} or {pruned}:", f"    return ({result},), taken"]
@@ -437,7 +449,7 @@ class Taps(Forward):
         region = step.children[0].region
         if region.kind == "stage" and region.module in self.stages:
             offset, last = self.stages.index(region.module), step.children[-1].region.module
-            taken = [self.operand(f.value, FIRST) for f in self.graph.features if f.stage == last]
+            taken = [self.whole(f.value, FIRST) for f in self.graph.features if f.stage == last]
         elif not self.stages and _list_of(step) == self.blocks:
             offset = region.index or 0
             taken = [self.tap(v, grid) for v in step.results if (grid := token_grid(self.graph, v)) is not None][:1]
@@ -455,6 +467,16 @@ class Taps(Forward):
             self.lines[header + 1 : header + 1] = ["    if 0 <= stop < i:", "        break"]
         elif offset + each * len(step.children) >= len(self.stages):  # what follows takes no result that is not there
             self.lines += [f"    if i == stop{f' // {each}' if each > 1 else ''}:", "        break"]
+
+    def whole(self, value: Value, axes: str) -> str:
+        """Source of a map, merged where it is in windows or cells."""
+        frames = value.type.frames
+        if not frames:
+            return self.operand(value, axes)
+        frame = next(self.code[v] for v in reversed(self.code) if v.type.kind == "frame" and v.type.frames == frames)
+        kind = {"window": "windows", "grid": "grids"}[frames[-1].kind]
+        self.helpers.append(kind)
+        return f"merge_{kind}({self.operand(value, LAST)}, {frame}){TO_FIRST if axes == FIRST else ''}"
 
     def tap(self, value: Value, grid: TokenGrid) -> str:
         """Source of a block's result as a map."""
@@ -522,6 +544,15 @@ def _stronger(a: Condition, b: Condition) -> bool:
 
 def _usual_bias(weight: str) -> str:
     return "torch" if weight == "torch" else "zeros"
+
+
+def _by_weights(steps: Sequence[Step]) -> list[int]:
+    """The steps in the order in which their weights are in the state dict."""
+    places = []
+    for k, step in enumerate(steps):
+        norm = step.node is not None and step.node.op.name == "bn_factors"
+        places.append(next((m + 0.5 for m in range(k, len(steps)) if norm and step.results[0] in steps[m].operands), k))
+    return sorted(range(len(steps)), key=places.__getitem__)
 
 
 def _init_lines(rule: Start) -> list[str]:
@@ -614,7 +645,9 @@ def _tensors(count: int) -> str:
 
 
 def _annotation(value: Value) -> str:
-    return "WindowFrame" if value.type.kind == "frame" else "Tensor"
+    if value.type.kind != "frame":
+        return "Tensor"
+    return "GridFrame" if value.type.frames[-1].kind == "grid" else "WindowFrame"
 
 
 def _type_of(column: Sequence[object]) -> str:

@@ -111,7 +111,7 @@ def find(step: Step | None, classifier: Classifier, outputs: Sequence[Value], tr
         t.node.module.removeprefix(prefix): int(t.operands[0].type.channels)
         for s in steps
         for t in _inner(s)
-        if t.node is not None and t.operands[0] is not None and classifier.makes_logits(t)
+        if classifier.makes_logits(t) and t.node is not None and t.operands[0] is not None
     }
     ranges = range(start, stop), range(stop, end), range(end, end + len(aside))
     return Head(instance, pool, tail, *ranges, logits, result, tuple(results), tuple(beside))

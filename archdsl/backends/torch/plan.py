@@ -189,7 +189,7 @@ class Planner:
         return order
 
     def boundary(self, out: Instance, named: Region, nodes: Sequence[Node], inside: frozenset[str]) -> None:
-        """Values that cross the instance's border, ports and declared results first."""
+        """Values that cross the instance's border: ports and declared results first, frames last."""
         used: dict[Value, None] = {}
         made: dict[Value, None] = {}
         for node in nodes:
@@ -202,9 +202,10 @@ class Planner:
         names = {v: n for n, v in reversed(named.ports)}
         ports = [(n, v) for n, v in named.ports if v in used and names[v] == n]
         ported = {v for _, v in ports}
-        out.inputs = ports + [(self.name_of(v), v) for v in used if v not in ported]
+        inputs = ports + [(self.name_of(v), v) for v in used if v not in ported]
+        out.inputs = sorted(inputs, key=lambda port: port[1].type.kind == "frame")
         results = [v for v in dict.fromkeys(named.results) if v in made]
-        out.outputs = results + [v for v in made if v not in set(results)]
+        out.outputs = sorted(results + [v for v in made if v not in set(results)], key=lambda v: v.type.kind == "frame")
         out.returned = [v for v in named.results if v.node in inside]
 
     def name_of(self, value: Value) -> str:

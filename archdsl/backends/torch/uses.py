@@ -1,6 +1,7 @@
 """Turns instances of one def into one list of steps: those that some instances lack are optional.
 
-An instance passes the first operand of a step that it lacks on as its first result; the other results it does not have.
+An instance that lacks a step goes on with what it has: its first operand as its first result, and for a frame among the
+results the latest frame that it has. Other results it does not have.
 """
 
 from __future__ import annotations
@@ -37,6 +38,19 @@ def merged(instances: Sequence[Instance], key: Callable[[Step], object]) -> tupl
     return None if template is None else (template, rows)
 
 
+def passed_by(step: Step, before: Sequence[Value]) -> dict[Value, Value]:
+    """By result of a step, the value from before it that an instance without it goes on with."""
+    out: dict[Value, Value] = {}
+    first = step.operands[0] if step.operands else None
+    if step.results and first is not None and first.type.kind == step.results[0].type.kind:
+        out[step.results[0]] = first
+    for result in step.results:
+        frame = next((v for v in reversed(before) if v.type.kind == "frame"), None)
+        if result.type.kind == "frame" and frame is not None:
+            out[result] = frame
+    return out
+
+
 def _wired(instances: Sequence[Instance], columns: Sequence[dict[int, Step]]) -> Instance | None:
     """The template. Its values are those of the first instance that makes them."""
     first = instances[0]
@@ -58,17 +72,12 @@ def _wired(instances: Sequence[Instance], columns: Sequence[dict[int, Step]]) ->
         if any((a is None) != (b is None) for a, b in zip(operands, model.operands, strict=True)):
             return None
         steps.append(replace(model, operands=operands))
-        passed = operands[0] if operands else None
+        passed = passed_by(steps[-1], known)
         for i, own in enumerate(held):
             if i in column:
                 own.update(zip(model.results, column[i].results, strict=True))
-            elif (
-                model.results
-                and passed in own
-                and passed is not None
-                and passed.type.kind == model.results[0].type.kind
-            ):
-                own[model.results[0]] = own[passed]
+            else:
+                own.update({result: own[value] for result, value in passed.items() if value in own})
         known += model.results
     outputs = [stand_in({i: other.outputs[o] for i, other in enumerate(instances)}) for o in range(len(first.outputs))]
     if any(v is None for v in outputs):

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from archdsl.api import elaborate
+from archdsl.api import compile_spec, elaborate
 from archdsl.backends.load import import_files
 from archdsl.backends.torch import Unsupported, emit
 from archdsl.backends.torch.fit import MISSING, Rule, relate, sequence
@@ -683,6 +683,15 @@ def test_blocks_that_alternate_are_recomputed() -> None:
     for a, b in zip(gradients(True), kept, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert len(calls) == 4 + 2 * 4
+
+
+def test_a_module_may_have_the_name_of_an_op_without_weights() -> None:
+    module = compile_spec(
+        "language 1\narch a[classes = 10] {\n  input img: map[3, 8, 8]\n"
+        "  stem { x = img |> conv[8] |> tokens |> linear@tokens[8] }\n"
+        '  head { return x |> mean["n"] |> linear[classes] }\n}\n'
+    ).module()
+    assert module(torch.zeros(2, 3, 8, 8)).shape == (2, 10) and "stem.tokens.weight" in module.state_dict()
 
 
 def test_values_are_not_overwritten_while_they_are_needed() -> None:

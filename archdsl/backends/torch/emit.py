@@ -146,8 +146,9 @@ class _Module:
             code = cls.codes[k].construct
             if code and shared.setdefault(step.attr, code) != code:
                 raise Unsupported(f"`{step.attr}` is shared by calls that need different modules", step.span)
-            if step.attr in shared and code and any(s.attr == step.attr for s in cls.template.steps[:k]):
-                continue
+            before = zip(cls.template.steps[:k], cls.codes, strict=False)
+            if code and any(s.attr == step.attr and made.construct for s, made in before):
+                continue  # made where it is called first; an op without weights may have a module's name
             if step.node is not None:
                 lowered = lower(step)
                 self.use(lowered.helpers)

@@ -6,7 +6,7 @@ All numbers are per sample at the graph's input size. Imports nothing heavy, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -296,6 +296,7 @@ def _name(region: Region) -> str:
 def _row(name: str, members: Iterable[OpCost]) -> Row:
     cost, op, blocks = Cost(), "", set()
     last: TensorType | None = None
+    members = list(members)
     for member in members:
         cost += member.cost
         op = member.op
@@ -303,8 +304,18 @@ def _row(name: str, members: Iterable[OpCost]) -> Row:
             blocks.add(member.blocks)
         if member.result is not None and member.result.batched and member.result.kind in ("map", "tokens", "vec"):
             last = member.result
+    if last is not None and len(members) > 1:
+        last = _whole(last)
     resolution, width = ("", None) if last is None else (_resolution(last), last.channels)
     return Row(name, cost, resolution, width, len(blocks), op)
+
+
+def _whole(t: TensorType) -> TensorType:
+    """The map that is in windows or cells, where a part of the network hands it on so."""
+    frame = t.frames[0] if len(t.frames) == 1 else None
+    if t.kind != "map" or frame is None or frame.kind not in ("window", "grid") or frame.halo or t.size != frame.inner:
+        return t
+    return replace(t, dims=(t.channels, *frame.extent), frames=())
 
 
 def _resolution(t: TensorType) -> str:

@@ -321,3 +321,9 @@ def test_cuts_that_differ_at_another_size_are_not_one() -> None:
     after = Relayout()(graph)
     last = [n.op.attributes() for n in after.nodes() if n.op.name == "regroup" and n.path.startswith("stages.3.b")]
     assert [attributes["shift"] for attributes in last] == [(0, 0), (3, 3)]
+
+
+def test_stages_in_windows_have_their_maps_resolution() -> None:
+    plain, moved = (compile_spec("swin_t", passes=p).costs for p in ((), (Relayout(),)))
+    rows = [{r.name: r.resolution for r in costs.per("stage")} for costs in (plain, moved)]
+    assert rows[0].items() <= rows[1].items() and moved.total.macs == plain.total.macs

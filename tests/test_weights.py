@@ -49,7 +49,9 @@ DERIVED = ("swin_t", "convnext_t", "poolformer_s12", "pvt_v2_b1", "vit_s16", "sw
 
 def randomised(name: str, **arguments: object) -> nn.Module:
     model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    tables = {k: v.clone() for k, v in model.state_dict().items() if not v.is_floating_point() and v.dim()}
     randomise(model)
+    model.load_state_dict(tables, strict=False)  # positions in other tensors
     return model
 
 

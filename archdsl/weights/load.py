@@ -229,7 +229,8 @@ def check_forward(module: nn.Module, graph: Graph, found: Import, model: str = "
     channels, height, width = (int(n) for n in graph.inputs[0].type.dims)
     classes = graph.outputs[0].type.channels
     theirs = timm_model(name, num_classes=classes, in_chans=channels)
-    state = {k: v for k, v in found.stored.tensors.items() if k not in found.matching.dropped}
+    own = theirs.state_dict().keys()  # some that we have no place for are buffers of theirs
+    state = {k: v for k, v in found.stored.tensors.items() if k in own or k not in found.matching.dropped}
     try:
         theirs.load_state_dict(state)
     except RuntimeError as e:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import dropwhile
 
 from archdsl.diagnostics import Diagnostic, did_you_mean
 from archdsl.frontend import places
@@ -242,6 +243,16 @@ class _Resolver:
                     v.value.span,
                     help=f"write arch {v.name.id} = base[parameter = value]",
                 )
+            return
+        below = dropwhile(lambda item: item is not v, self.file.items)
+        if any(isinstance(item, (tree.Arch, tree.Variant)) and item.name.id == base.id for item in below):
+            itself = "itself" if base.id == v.name.id else f"`{base.id}`, which stands below"
+            self.report(
+                "E-VARIANT",
+                f"`{v.name.id}` is a variant of {itself}",
+                base.span,
+                help="a variant stands below the arch that it changes",
+            )
             return
         known = self.parameters[base.id]
         for arg in v.value.args if isinstance(v.value, tree.Config) else ():

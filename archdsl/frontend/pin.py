@@ -30,7 +30,7 @@ def pin(program: Program) -> str:
             continue
         for site in sites.sites:
             name = root_name(site.callee)
-            elided = site.node is sites.whole and name not in program.loader.vocabulary
+            elided = site.node is sites.whole and name not in program.loader.vocabulary.callables()
             if site.label is None and not elided and name not in shared and _start(site.node.span) in owning:
                 labels[_after(program, site)] = sites.segment[site.node]
         for loop, segment in sites.segment.items():

@@ -222,7 +222,7 @@ class SiteNames:
         if name is None:
             return True
         cls = self.vocabulary.get(name)
-        if cls is not None:
+        if cls is not None and cls.callable:
             return cls.weights is not Op.weights
         return name not in BUILTINS and name not in ("sum", "unframe")
 

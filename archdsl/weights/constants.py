@@ -1,4 +1,4 @@
-"""Turns ops on parameters into the tensors that they compute, in float64."""
+"""Turns ops on parameters into the tensors that they compute in float64, and into the indices that they read by."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from archdsl.backends.torch.alone import bench, results, shape_of
 from archdsl.ir.graph import Graph, Node, Value
 from archdsl.ops.base import op_of
+from archdsl.ops.rel_lookup import RelLookup
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -38,6 +39,27 @@ def computed(graph: Graph, values: Iterable[Value], state: Mapping[str, Tensor])
             given = [zero.expand(shape_of(v.type, op.axes[0], 1)) if v.type.batched else known[v] for v in operands]
             known |= zip(node.values, results(module(*given), node.outputs), strict=True)
         return {v: known[v].to(precision[v.node]) for v in wanted}
+
+
+def rows_read(graph: Graph, path: str) -> Tensor | None:
+    """Which row of a table of relative positions each query and key read; None where the weight is no such table."""
+    import torch
+
+    users = (
+        user for node in graph.weight_nodes() if path in dict(node.params).values() for user in _readers(graph, node)
+    )
+    lookup = next(users, None)
+    if lookup is None:
+        return None
+    rows, heads = graph.params[path].shape
+    numbers = torch.arange(rows, dtype=torch.float64)[:, None].expand(rows, heads)
+    (scores,) = lookup.values
+    return computed(graph, [scores], {path: numbers})[scores][0].long()
+
+
+def _readers(graph: Graph, table: Node) -> list[Node]:
+    """The lookups in the node's value."""
+    return [u for v in table.values for u, slot in graph.users(v) if isinstance(u.op, RelLookup) and slot == 0]
 
 
 def _above(graph: Graph, values: Iterable[Value]) -> list[Node]:

@@ -92,22 +92,33 @@ class Family:
     rules: tuple[Rule, ...]
     drop: tuple[Template, ...] = ()
     """Keys that hold nothing to learn, such as index buffers of old checkpoints."""
+    indices: tuple[Rule, ...] = ()
+    """Keys that hold which row of a table of relative positions each query and key read: the graph says it, too."""
 
     def bind(self, path: str) -> Bound:
         """The keys of a weight path. The longest template that fits wins."""
-        best: tuple[tuple[int, int], Rule, dict[str, str], str] | None = None
-        for rule in self.rules:
-            found = rule.path.bind(path)
-            if found is not None and (best is None or rule.path.weight > best[0]):
-                best = (rule.path.weight, rule, *found)
-        if best is None:
-            return Bound((path,), (), explicit=False)
-        _, rule, numbers, rest = best
-        keys = tuple(_joined(key.fill(numbers), rest) for key in rule.keys)
-        return Bound(keys, rule.via)
+        return _bound(self.rules, path) or Bound((path,), (), explicit=False)
+
+    def indexed(self, paths: Iterable[str]) -> dict[str, str]:
+        """The keys of their indices by the paths of tables."""
+        found = {path: _bound(self.indices, path) for path in paths}
+        return {path: bound.keys[0] for path, bound in found.items() if bound is not None}
 
     def drops(self, key: str) -> bool:
         return any(t.bind(key) is not None for t in self.drop)
+
+
+def _bound(rules: Iterable[Rule], path: str) -> Bound | None:
+    """What the longest template that fits says; None where none does."""
+    best: tuple[tuple[int, int], Rule, dict[str, str], str] | None = None
+    for rule in rules:
+        found = rule.path.bind(path)
+        if found is not None and (best is None or rule.path.weight > best[0]):
+            best = (rule.path.weight, rule, *found)
+    if best is None:
+        return None
+    _, rule, numbers, rest = best
+    return Bound(tuple(_joined(key.fill(numbers), rest) for key in rule.keys), rule.via)
 
 
 def _joined(head: str, rest: str) -> str:
@@ -144,14 +155,18 @@ def read(path: str | Path) -> Family:
 
 
 def _family(name: str, table: Mapping[str, object]) -> Family:
-    unknown = table.keys() - {"library", "models", "paths", "blocks", "in_blocks", "drop"}
+    unknown = table.keys() - {"library", "models", "paths", "blocks", "in_blocks", "indices", "drop"}
     if unknown:
-        known = "library, models, paths, blocks, in_blocks and drop"
+        known = "library, models, paths, blocks, in_blocks, indices and drop"
         raise TransformError(f"unknown entry `{sorted(unknown)[0]}`; there are {known}")
     models, drop = table.get("models", {}), table.get("drop", [])
-    paths, blocks, inside = (_rules(table.get(entry, {})) for entry in ("paths", "blocks", "in_blocks"))
+    entries = ("paths", "blocks", "in_blocks", "indices")
+    paths, blocks, inside, indices = (_rules(table.get(entry, {})) for entry in entries)
     if not isinstance(models, dict) or not isinstance(drop, list):
         raise TransformError("`models` is a table, `drop` is a list")
+    for rule in indices:
+        if len(rule.keys) > 1 or rule.via:
+            raise TransformError(f"`{rule.path.text}`: an index is one key, which holds it as it is")
     rules = (*paths, *blocks, *(_in_block(block, rule) for block in blocks for rule in inside))
     return Family(
         name,
@@ -159,12 +174,13 @@ def _family(name: str, table: Mapping[str, object]) -> Family:
         {str(k): str(v) for k, v in models.items()},
         rules,
         tuple(Template(str(t)) for t in drop),
+        indices,
     )
 
 
 def _rules(lines: object) -> tuple[Rule, ...]:
     if not isinstance(lines, dict):
-        raise TransformError("`paths`, `blocks` and `in_blocks` are tables")
+        raise TransformError("`paths`, `blocks`, `in_blocks` and `indices` are tables")
     return tuple(_rule(ours, theirs) for ours, theirs in lines.items())
 
 

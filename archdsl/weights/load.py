@@ -12,6 +12,7 @@ from archdsl.diagnostics import ArchError, Diagnostic, error
 from archdsl.ir.graph import Graph
 from archdsl.passes.base import Pass
 from archdsl.passes.pipeline import Step, level, optimize
+from archdsl.weights.constants import rows_read
 from archdsl.weights.deploy import fold_weights, pass_weights
 from archdsl.weights.families import Family, by_name, shipped
 from archdsl.weights.fit import Refusal, fit
@@ -68,7 +69,9 @@ class Import:
         table = {"table": self.family.name} if self.family is not None else {}
         links = {x.path: [list(x.keys), [str(t) for t in x.via]] for x in self.matching.links}
         known = {k: v for k, v in source.items() if v}
-        return {"format": "pt", "spec": self.graph.name, **known, **table, "map": json.dumps(links)}
+        indices = self.family.indexed(self.graph.params) if self.family is not None else {}
+        maps = {"map": json.dumps(links), **({"indices": json.dumps(indices)} if indices else {})}
+        return {"format": "pt", "spec": self.graph.name, **known, **table, **maps}
 
     def text(self) -> str:
         """Counts, then lists in which a line stands for all stages and blocks of a kind."""
@@ -160,13 +163,15 @@ def import_weights(
 def export_weights(graph: Graph, stored: Stored, *, table: Family | None = None) -> dict[str, Tensor]:
     """The spec's weights under the other library's keys and in its shapes: what an import read, bit for bit.
 
+    What a table calls an index is made again from the graph.
+
     The map is the one recorded in the file, else a table's. Raises E-WEIGHT-MATCH where the file does not hold the
     spec's weights, E-WEIGHTS where nothing says how they are called, and E-WEIGHT-TRANSFORM.
     """
     _complete(graph, stored)
     known = geometry(graph)
-    links = _recorded(stored) if table is None else None
-    if links is None or links.keys() != graph.params.keys():
+    links, indices = _recorded(stored) if table is None else ({}, {})
+    if links.keys() != graph.params.keys() or not indices.keys() <= links.keys():
         family = table or by_name(shipped(), graph.name, stored.metadata.get("model", ""))
         if family is None:
             raise error(
@@ -175,7 +180,7 @@ def export_weights(graph: Graph, stored: Stored, *, table: Family | None = None)
                 help="give --table with the name of a shipped table, or a file such as docs/weights.md describes",
             )
         bounds = {p: family.bind(p) for p in graph.params}
-        links = {p: Link(p, b.keys, b.via) for p, b in bounds.items()}
+        links, indices = {p: Link(p, b.keys, b.via) for p, b in bounds.items()}, family.indexed(graph.params)
     out: dict[str, Tensor] = {}
     parts: dict[str, dict[int, tuple[Rows, Tensor]]] = {}
     for path, link in links.items():
@@ -194,7 +199,7 @@ def export_weights(graph: Graph, stored: Stored, *, table: Family | None = None)
                 raise error("E-WEIGHT-MATCH", f"`{key}` would hold two weights, one of them `{path}`")
             else:
                 out[key] = piece
-    return out | {key: _joined(key, found) for key, found in parts.items()}
+    return out | {key: _joined(key, found) for key, found in parts.items()} | _indices(graph, indices)
 
 
 def deploy_weights(
@@ -323,15 +328,28 @@ def _joined(key: str, parts: Mapping[int, tuple[Rows, Tensor]]) -> Tensor:
     return torch.cat([t for _, t in ordered])
 
 
-def _recorded(stored: Stored) -> dict[str, Link] | None:
-    """The map that an import wrote into the file's metadata, if it is there and reads."""
+def _indices(graph: Graph, keys: Mapping[str, str]) -> dict[str, Tensor]:
+    """What the other library keeps beside tables of relative positions, whose paths are given: the graph says it."""
+    found = {}
+    for path, key in keys.items():
+        rows = rows_read(graph, path)
+        if rows is None:
+            title = f"`{key}` is no index of `{path}`: that is no table of relative positions"
+            raise error("E-WEIGHT-TRANSFORM", title, help="change its line under [indices]")
+        found[key] = rows
+    return found
+
+
+def _recorded(stored: Stored) -> tuple[dict[str, Link], dict[str, str]]:
+    """The map that an import wrote into the file's metadata, and keys of indices by tables; empty where none reads."""
     try:
         found = json.loads(stored.metadata["map"])
-        return {
+        links = {
             path: Link(path, tuple(map(str, keys)), tuple(parse(t) for t in via)) for path, (keys, via) in found.items()
         }
+        return links, {str(p): str(k) for p, k in json.loads(stored.metadata.get("indices", "{}")).items()}
     except (KeyError, ValueError, TypeError, AttributeError):
-        return None
+        return {}, {}
 
 
 def _best(graph: Graph, stored: Stored) -> Family | None:

@@ -93,7 +93,8 @@ def match(
     `order` is when the other library's model first uses each key, where that is known; without it data flow on our
     side decides nothing. With `in_turn` modules that nothing tells apart are linked in the two orders.
     """
-    dropped = tuple(k for k in keys if family is not None and family.drops(k))
+    indices = set(family.indexed(graph.params).values()) if family is not None else set()
+    dropped = tuple(k for k in keys if k in indices or (family is not None and family.drops(k)))
     at = _Open(
         graph, {k: s for k, s in keys.items() if k not in dropped}, {p: x.shape for p, x in graph.params.items()}
     )

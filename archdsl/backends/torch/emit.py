@@ -293,6 +293,7 @@ class _Module:
             "feature_info": self.feature_info(height),
             "num_features": int(feature.type.channels),
             "pool_size": tuple(int(n) for n in feature.type.size) if feature.type.kind == "map" else None,
+            "prefix_tokens": self.prefix_tokens(),
             "first_conv": self.first_conv,
             "guards": self.guards(),
             "tables": _strings(self.tables()),
@@ -303,6 +304,12 @@ class _Module:
             "mode": graph.mode,
             "params": sum(p.elements for p in graph.params.values() if p.kind == "param"),
         }
+
+    def prefix_tokens(self) -> int | None:
+        """How many tokens stand before those of the last stage's map in what is pooled, where these are in it."""
+        grid = token_grid(self.graph, self.head.feature)
+        last = [f.value.type.size for f in self.graph.features[-1:]]
+        return grid.prefix if grid is not None and last == [(grid.rows, grid.columns)] else None
 
     def feature_info(self, height: int) -> list[dict[str, Any]]:
         """What timm calls feature_info: of the declared stages, or of every block where there are none."""

@@ -131,6 +131,7 @@ MODEL = frozenset(
         "num_features",
         "output_fmt",
         "pool_size",
+        "prefix_tokens",
         "pretrained_cfg",
         "prune_intermediate_layers",
         "require",

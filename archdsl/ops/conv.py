@@ -100,7 +100,7 @@ class Conv(Op):
         args = "{c_in}, {c_out}, " + size_text(self.k)
         if pair(self.s) != (1, 1):
             args += f", stride={size_text(self.s)}"
-        padding = self._padding()
+        padding = self.padding()
         if padding is not None and padding != (0, 0):
             args += f", padding={size_text(padding)}"
         if self.d != 1:
@@ -113,7 +113,7 @@ class Conv(Op):
             return Torch("{self}({x})", f"SameConv2d({args})", numbers, ("same_conv",))
         return Torch("{self}({x})", f"nn.Conv2d({args})", numbers)
 
-    def _padding(self) -> Pair | None:
+    def padding(self) -> Pair | None:
         """What is added on either side of each axis; none where it depends on the map's size."""
         if self.pad == "zeros":
             return pair(self.p or 0)

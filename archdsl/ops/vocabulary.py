@@ -22,6 +22,8 @@ NOT_CALLED = frozenset(
         "input",
         "onednn_conv",
         "onednn_linear",
+        "packed_conv",
+        "packed_linear",
         "regroup",
         "scaled_conv",
         "scaled_linear",

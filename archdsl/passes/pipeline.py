@@ -22,6 +22,7 @@ from archdsl.passes.fold_norms import FoldNorms
 from archdsl.passes.gelu_to_relu import GeluToRelu
 from archdsl.passes.merge_siblings import MergeSiblings
 from archdsl.passes.onednn import Onednn
+from archdsl.passes.packed import Packed
 from archdsl.passes.relayout import Relayout
 from archdsl.passes.scale_into_linear import ScaleIntoLinear
 from archdsl.passes.tune_norms import TuneNorms
@@ -40,6 +41,7 @@ PASSES: Mapping[str, type[Pass]] = {
         TuneNorms,
         Relayout,
         Onednn,
+        Packed,
         CheapGelu,
         GeluToRelu,
     )
@@ -58,7 +60,7 @@ _LESS = (
     Common(),
     TuneNorms(),
 )
-LEVELS: tuple[tuple[Pass, ...], ...] = ((), _LESS, (*_LESS, Relayout(), Onednn()))
+LEVELS: tuple[tuple[Pass, ...], ...] = ((), _LESS, (*_LESS, Relayout(), Onednn(), Packed()))
 """What -O0, -O1 and -O2 run: nothing; what makes emitted code do less; and what plans for a device as well."""
 
 

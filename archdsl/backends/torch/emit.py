@@ -30,6 +30,7 @@ Start = tuple[str, str]
 AS_TORCH: Start = ("torch", "torch")
 STARTED = {
     **dict.fromkeys(("linear", "conv", "scaled_linear", "scaled_conv", "onednn_linear", "onednn_conv"), "matrix"),
+    **dict.fromkeys(("packed_linear", "packed_conv"), "matrix"),
     **dict.fromkeys(("bn", "bn_factors", "ln", "gn"), "norm"),
 }
 """Layers whose weights start as the spec says, and what they are."""
@@ -276,7 +277,9 @@ class _Module:
         constructed = self.construct(self.top)
         head_line = next(i for i, c in enumerate(constructed) if c.startswith("self.head = "))
         constructed[head_line] = f"self.head = {self.head_class.name}(num_classes, global_pool, drop_rate)"
-        first_conv = next((n for n in graph.nodes() if n.op.name in ("conv", "scaled_conv", "onednn_conv")), None)
+        first_conv = next(
+            (n for n in graph.nodes() if n.op.name in ("conv", "scaled_conv", "onednn_conv", "packed_conv")), None
+        )
         self.first_conv = first_conv.module if first_conv is not None else ""
         channels = int(graph.inputs[0].type.dims[0])
         return {

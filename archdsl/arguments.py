@@ -28,8 +28,17 @@ def parser() -> argparse.ArgumentParser:
     build = command("build", "write a spec's PyTorch module and print what each stage costs")
     build.add_argument("spec", nargs="+", metavar="SPEC")
     _package_options(build)
+    build.add_argument(
+        "--target", choices=("torch", "triton"), default="torch", help="triton: write GPU kernels, too (torch)"
+    )
+    build.add_argument(
+        "--kernels",
+        default="planned",
+        metavar="RULES",
+        help="with --target triton: planned for a device, all, or names of fusion rules, a+b (planned)",
+    )
     build.add_argument("--explain", action="store_true", help="say what generated kernels would gain on a device")
-    _device_options(build, "for --explain")
+    _device_options(build, "for --explain and --target triton")
     _graph_options(build)
     _pass_options(build)
 

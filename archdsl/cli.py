@@ -77,7 +77,7 @@ def _build(args: argparse.Namespace) -> int:
     for spec in args.spec:
         try:
             artefact = _compile(args, spec)
-            explained = _fusions(args, artefact.graph) if args.explain else None
+            explained = _fusions(args, spec) if args.explain else None
             place = artefact.write(args.output, force=args.force)
         except ArchError as e:
             mistakes += e.diagnostics
@@ -93,12 +93,18 @@ def _build(args: argparse.Namespace) -> int:
     return _report(mistakes)
 
 
-def _fusions(args: argparse.Namespace, graph: Graph) -> FusionPlan:
+def _fusions(args: argparse.Namespace, spec: str) -> FusionPlan:
     from archdsl.device.model import device, element_type
+    from archdsl.passes.fuse import Fuse
+    from archdsl.passes.fusions import RULES
+    from archdsl.passes.pipeline import optimize
     from archdsl.passes.planner import plan
 
-    machine = device(args.device)
-    return plan(graph, machine, args.batch, element_type(machine, args.dtype))
+    machine, generated = device(args.device), args.target == "triton"
+    before = [one for one in _passes(args)[0] or () if not isinstance(one, Fuse)]
+    graph = optimize(_elaborate(args, spec), before)
+    rules = [rule for rule in RULES if rule.generated or not generated]
+    return plan(graph, machine, args.batch, element_type(machine, args.dtype), rules)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -481,7 +487,8 @@ def _compile(args: argparse.Namespace, spec: str) -> Artefact:
 
 def _passes(args: argparse.Namespace) -> tuple[Sequence[Pass] | None, Callable[[Step], None] | None]:
     """The passes that a command is asked for, None for the usual ones, and what is to be told of each."""
-    from archdsl.passes.pipeline import PASSES, level, parse_passes
+    from archdsl.passes.fuse import Fuse
+    from archdsl.passes.pipeline import PASSES, level, parse_passes, with_kernels
 
     if not hasattr(args, "passes"):
         return None, None
@@ -490,6 +497,11 @@ def _passes(args: argparse.Namespace) -> tuple[Sequence[Pass] | None, Callable[[
         hint = did_you_mean(wanted, (*PASSES, "all")) or f"there are {', '.join(PASSES)}"
         raise error("E-PASS", f"there is no pass `{wanted}`", help=hint)
     passes = level(args.O) if args.passes is None else parse_passes(args.passes)
+    if getattr(args, "target", "torch") == "triton":
+        from archdsl.device.model import device, element_type
+
+        dtype = element_type(device(args.device), args.dtype)
+        passes = with_kernels(passes, Fuse(args.kernels, args.device, args.batch, dtype))
     return passes, (lambda step: _print_step(step, wanted)) if wanted else None
 
 

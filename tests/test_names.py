@@ -80,6 +80,12 @@ def test_a_region_whose_one_owning_call_is_a_def_is_that_def(body: str) -> None:
     assert inside(f"blocks j in 1 {{\n    {body}\n  }}") == of("blocks.0")
 
 
+def test_a_def_may_have_the_name_of_an_op_that_no_spec_can_call() -> None:
+    assert inside("blocks j in 1 {\n    x = complete(x)\n  }", BLOCK.replace("def f(", "def complete(")) == of(
+        "blocks.0"
+    )
+
+
 @pytest.mark.parametrize("body", ["x = f(norm(x))", "x = f(f(x))", "share g = conv\n    x = g(f(x))"])
 def test_a_region_with_two_owners_keeps_their_segments(body: str) -> None:
     found = inside(f"blocks j in 1 {{\n    {body}\n  }}")

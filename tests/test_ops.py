@@ -16,6 +16,7 @@ from archdsl.backends.torch.alone import bench
 from archdsl.ir.sizes import Size, text
 from archdsl.ir.types import Frame, TensorType, Weight, image
 from archdsl.ops._arithmetic import Arithmetic
+from archdsl.ops._held import Held
 from archdsl.ops._pointwise import Pointwise
 from archdsl.ops.base import Call, Example, Op, ShapeError, Torch
 from archdsl.ops.drop_path import DropRate
@@ -25,7 +26,6 @@ from archdsl.testing import check_export, check_neighbours, check_op, run_op
 
 VOCABULARY = Vocabulary.of()
 CHECKED = [name for name, cls in VOCABULARY.items() if cls.examples]
-
 MAP = TensorType("map", (6, 5, 7))
 TOKENS = TensorType("tokens", (8, 6))
 VEC = TensorType("vec", (6,))
@@ -56,7 +56,10 @@ def run(node: Op, *operands: tuple[TensorType, Tensor], axes: str = "first") -> 
 
 
 def test_only_ops_that_are_never_called_lack_examples() -> None:
-    assert {name for name in VOCABULARY if name not in CHECKED} <= {"input", "extern"}
+    """A layer that a kernel is given is a module: it has no value that could be checked. Nor has what takes one."""
+    lacking = {name for name in VOCABULARY if name not in CHECKED}
+    unheld = {name for name in lacking if not issubclass(VOCABULARY[name], Held)}
+    assert unheld <= {"input", "extern"}
 
 
 @pytest.mark.parametrize("name", CHECKED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +21,8 @@ from archdsl.passes import pipeline
 from archdsl.passes.base import Draft, Pass, Property
 from archdsl.passes.common import DISTINCT, Common
 from archdsl.passes.fold_norms import FOLDED, FoldNorms
-from archdsl.passes.pipeline import LEVELS, Step, optimize, parse_passes
+from archdsl.passes.fuse import Fuse
+from archdsl.passes.pipeline import LEVELS, Step, optimize, parse_passes, with_kernels
 from archdsl.testing import interpret
 from archdsl.weights.deploy import pass_weights
 from archdsl.weights.load import deploy_weights
@@ -159,14 +160,36 @@ def test_deploy_computes_what_eval_does(twin: Twin) -> None:
 # -- every architecture ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [1, 2])
+QUICK = ("swin_t", "convnext_t", "poolformer_s12")
+KERNELS = with_kernels(LEVELS[1], Fuse("all"))
+"""On a CPU, and in float64 anywhere, PyTorch computes what kernels are for."""
+
+
+@pytest.mark.parametrize("passes", [pytest.param(p, id=i) for p, i in ((LEVELS[1], "1"), (LEVELS[2], "2"))])
 @pytest.mark.parametrize("twin", EACH)
-def test_a_level_computes_what_the_graph_does(twin: Twin, level: int) -> None:
+def test_a_level_computes_what_the_graph_does(twin: Twin, passes: Sequence[Pass]) -> None:
+    compare_passes(twin, passes)
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        pytest.param(
+            t, id=t.spec, marks=() if t.spec in ("swin_t", "convnext_t", "poolformer_s12") else pytest.mark.full
+        )
+        for t in ARCHITECTURES
+    ],
+)
+def test_graphs_with_kernels_compute_what_the_graph_does(twin: Twin) -> None:
+    compare_passes(twin, KERNELS)
+
+
+def compare_passes(twin: Twin, passes: Sequence[Pass]) -> None:
     """Small and shallow, at another than the declared size where there is one: forward and every gradient, fp64."""
     parameters = {**twin.tiny, **twin.settled, **({"dpr": 0.0} if twin.drops else {})}
     plain, better = (
-        compile_spec(twin.spec, input=(3, *twin.size), overrides=parameters, passes=LEVELS[n]).module().double().eval()
-        for n in (0, level)
+        compile_spec(twin.spec, input=(3, *twin.size), overrides=parameters, passes=p).module().double().eval()
+        for p in (LEVELS[0], passes)
     )
     randomise(plain, gain=twin.gain)
     better.load_state_dict(plain.state_dict())

@@ -79,7 +79,8 @@ class Torch:
     that holds the op's weights, and `{name}` for an entry of `numbers`. `module` is the constructor of that
     submodule ("" if the op owns no weights), with the same `{name}` holes. `numbers` holds whatever may differ
     between two calls that share one class: widths, heads, window sizes. What changes the code's structure
-    (whether there is a bias) is text, not a number. `helpers` are templates codegen/torch/<helper>.py.j2.
+    (whether there is a bias) is text, not a number. `helpers` are templates codegen/torch/<helper>.py.j2;
+    `fused/<kernel>` is codegen/fused/<kernel>.py.j2, with its Triton kernels in codegen/triton/<kernel>.py.j2.
     `recomputed` are numbers that prepare the submodule for the input it is built for, but bind it to none: at
     another size it computes what it needs. The others must hold at every size the module accepts.
     """

@@ -17,8 +17,16 @@ SHARED = frozenset({"base", "vocabulary"})
 NOT_CALLED = frozenset(
     {
         "bn_factors",
+        "complete",
         "constant",
+        "corner",
         "extern",
+        "held_bn",
+        "held_conv",
+        "held_drop_path",
+        "held_gn",
+        "held_linear",
+        "held_ln",
         "input",
         "onednn_conv",
         "onednn_linear",
@@ -27,6 +35,7 @@ NOT_CALLED = frozenset(
         "regroup",
         "scaled_conv",
         "scaled_linear",
+        "window_attention",
         "zero_padding",
     }
 )

@@ -65,6 +65,12 @@ def shared(graph: Graph) -> frozenset[int]:
     return frozenset(r.id for r in graph.regions if any(one.share for one in graph.region_chain(r.id)))
 
 
+def ported(graph: Graph, node: Node) -> list[tuple[str, Value | None]]:
+    """What an op reads, each with the name of its port; that of a list is repeated."""
+    ports = op_of(node).ports
+    return [(ports[min(slot, len(ports) - 1)].strip("?*"), v) for slot, v in enumerate(graph.operands(node))]
+
+
 def astray(before: Graph, after: Graph) -> Iterator[Finding]:
     """Ops that look beyond a position and find another order of positions than before a pass.
 
@@ -78,7 +84,10 @@ def astray(before: Graph, after: Graph) -> Iterator[Finding]:
         was = before.node(node.path)
         if was.op.name == node.op.name:
             frames = [
-                [None if v is None else (v.type.kind, v.type.frames) for v in graph.operands(one)]
+                [
+                    None if v is None or port in op_of(one).measured else (v.type.kind, v.type.frames)
+                    for port, v in ported(graph, one)
+                ]
                 for graph, one in ((before, was), (after, node))
             ]
             if frames[0] != frames[1]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from archdsl.diagnostics import did_you_mean, error
 from archdsl.ir.graph import Graph
 from archdsl.ir.verify import BrokenInvariant, Violation, check
+from archdsl.passes.attend_in_place import AttendInPlace
 from archdsl.passes.base import Pass, Property, astray
 from archdsl.passes.cheap_gelu import CheapGelu
 from archdsl.passes.common import Common
@@ -19,6 +20,7 @@ from archdsl.passes.fold_affines import FoldAffines
 from archdsl.passes.fold_constants import FoldConstants
 from archdsl.passes.fold_leading_norms import FoldLeadingNorms
 from archdsl.passes.fold_norms import FoldNorms
+from archdsl.passes.fuse import Fuse
 from archdsl.passes.gelu_to_relu import GeluToRelu
 from archdsl.passes.merge_siblings import MergeSiblings
 from archdsl.passes.onednn import Onednn
@@ -42,6 +44,8 @@ PASSES: Mapping[str, type[Pass]] = {
         Relayout,
         Onednn,
         Packed,
+        AttendInPlace,
+        Fuse,
         CheapGelu,
         GeluToRelu,
     )
@@ -110,6 +114,12 @@ def _hold(graph: Graph, held: Mapping[str, Property], ran: Pass) -> None:
 def level(number: int) -> tuple[Pass, ...]:
     """The passes of -O0, -O1 or -O2."""
     return LEVELS[number]
+
+
+def with_kernels(passes: Sequence[Pass], fuse: Fuse) -> tuple[Pass, ...]:
+    """Passes with those that make ops kernels behind them. Maps stay as they lie, for kernels find their windows."""
+    kept = (one for one in passes if not isinstance(one, Relayout | Onednn | Packed | AttendInPlace | Fuse))
+    return (*kept, AttendInPlace(), fuse)
 
 
 def parse_passes(text: str) -> tuple[Pass, ...]:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 CIRCULAR = "it and another kernel would wait for each other"
 NOTE = """\
-predicted, not measured; launches and bytes: eager > inductor > as kernel. No kernel is generated yet: the module runs
-eager PyTorch, or Inductor's kernels under torch.compile, everywhere. A row says what its ops take by themselves; the
-last one is the whole network, in which Inductor's kernels reach across rows"""
+predicted, not measured; launches and bytes: eager > inductor > as kernel. `--target triton` writes kernels for all but
+those in brackets, which no kernel is written for yet. A row says what its ops take by themselves; the last one is the
+whole network, in which Inductor's kernels reach across rows"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class FusionPlan:
     other: str
     """The better of the other plans, a key of PLANS: what is left runs as it does there."""
     regions: tuple[Region, ...]
+    chosen: tuple[Match, ...]
+    """Those of the regions that a rule's kernel computes, in the graph's order."""
     declined: tuple[Declined, ...]
     eager: Price
     inductor: Price
@@ -158,7 +160,6 @@ class FusionPlan:
             "device": self.device.name,
             "batch": self.batch,
             "dtype": self.dtype,
-            "generated": False,
             "left_to": self.other,
             "exact": self.exact,
             "total": {
@@ -169,6 +170,7 @@ class FusionPlan:
             "regions": [
                 {
                     "rule": row.region.rule or None,
+                    "generated": any(r.generated or r.made_by for r in RULES if r.name == row.region.rule),
                     "in": row.within,
                     "ops": list(row.ops),
                     "first": row.region.runs[0],
@@ -208,11 +210,12 @@ class FusionPlan:
             table.add_column(name, duration(total.seconds), justify="right", no_wrap=True)
         saved = min(e.picoseconds, i.picoseconds) - k.picoseconds
         table.add_column("saved", duration(saved * PICO), justify="right", no_wrap=True)
+        generated = {rule.name: rule.generated or rule.made_by for rule in RULES}
         for row in sorted((r for r in self.rows() if r.region.rule), key=lambda r: -r.saved):
             prices = row.region.eager, row.region.inductor, row.region.planned
             times = [duration(p.seconds) for p in prices]
             table.add_row(
-                row.region.rule,
+                row.region.rule if generated[row.region.rule] else f"({row.region.rule})",
                 row.within,
                 row.shape,
                 str(row.count),
@@ -235,26 +238,37 @@ class FusionPlan:
         return "\n".join((*lines, note if self.exact else f"{note}. Of the choices {STATES} were kept side by side"))
 
 
-def matches(graph: Graph, runs: Collection[str]) -> Iterator[Match]:
-    """What every rule finds among the ops that run, one op alone apart, which is no fusion."""
+def matches(
+    graph: Graph, runs: Collection[str], rules: Sequence[Rule] = RULES, written: bool = False
+) -> Iterator[Match]:
+    """What rules find among the ops that run, one op alone apart, which is no fusion.
+
+    `written`: what a kernel could compute, but the one that is written does not, is refused.
+    """
     place = {n.path: i for i, n in enumerate(graph.nodes())}
     for node in graph.nodes():
-        for rule in RULES:
+        for rule in rules:
             paths = rule.pattern(graph, node)
             if paths is not None:
                 running = sorted((p for p in paths if p in runs), key=place.__getitem__)
                 if len(running) > 1:
-                    yield Match(rule, paths, tuple(running), rule.check(graph, paths))
+                    refused = rule.check(graph, paths) or (rule.beyond(graph, paths) if written else "")
+                    yield Match(rule, paths, tuple(running), refused)
 
 
-def plan(graph: Graph, device: Device, batch: int, dtype: str) -> FusionPlan:
-    """The kernels that would be generated for a graph on a device. Of a training graph the forward run only."""
+def plan(
+    graph: Graph, device: Device, batch: int, dtype: str, rules: Sequence[Rule] = RULES, written: bool = False
+) -> FusionPlan:
+    """The kernels of `rules`, or those `written`, that are worth it for a graph on a device.
+
+    Of a training graph the forward run only.
+    """
     pricing = _Pricing(graph, device, batch, dtype, Uses(graph))
     plans = {name: make(graph) for name, make in PLANS.items()}
     totals = {name: _sum(pricing.of(k.work) for k in kernels) for name, kernels in plans.items()}
     other = min(PLANS, key=lambda name: (totals[name].picoseconds, name != "inductor"))
     place = {n.path: i for i, n in enumerate(graph.nodes())}
-    found = list(matches(graph, {p for k in plans[other] for p in k.nodes}))
+    found = list(matches(graph, {p for k in plans[other] for p in k.nodes}, rules, written))
     able = [m for m in found if not m.refused]
     costs = [pricing.kernel(m) for m in able]
     apart = [pricing.eager(m.runs).picoseconds for m in able]
@@ -286,6 +300,7 @@ def plan(graph: Graph, device: Device, batch: int, dtype: str) -> FusionPlan:
         dtype,
         other,
         tuple(sorted(regions, key=lambda r: place[r.runs[0]])),
+        tuple(able[i] for i in sorted(taken, key=lambda i: place[able[i].runs[0]])),
         tuple(sorted(declined, key=lambda d: place[d.runs[0]])),
         totals["eager"],
         totals["inductor"],

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from archdsl.backends.torch.kernels import FUSED, fused_steps
 from archdsl.backends.torch.templates import environment, helper_sources
 from archdsl.ir.types import Frame, TensorType
 from archdsl.ops.base import Call, Op, Torch
@@ -27,6 +28,7 @@ DROP_PATH_RATE = 0.2
 
 HEADER = """from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -35,6 +37,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 """
+NO_KERNELS = """
+def runs(name, *tensors):
+    return False
+"""
+"""What makes fused steps those of PyTorch."""
 
 
 class Declined(Exception):
@@ -109,7 +116,10 @@ def write_module(op: Op, types: Types, lowering: Torch) -> str:
         f"    def forward(self, {', '.join(arguments)}):",
         f"        return {fill(lowering.expr, holes)}",
     ]
-    return "\n\n".join([HEADER, *helper_sources(lowering.helpers, environment()), "\n".join(lines) + "\n"])
+    env, fused = environment(), [h.removeprefix(FUSED) for h in lowering.helpers if h.startswith(FUSED)]
+    helpers = helper_sources((h for h in lowering.helpers if not h.startswith(FUSED)), env)
+    steps = [NO_KERNELS, *fused_steps(fused, lowering.helpers, env)] if fused else []
+    return "\n\n".join([HEADER, *helpers, *steps, "\n".join(lines) + "\n"])
 
 
 def fill(text: str, holes: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ from archdsl.backends.torch.axes import FIRST, LAST, Orders
 from archdsl.backends.torch.classes import SYMBOLS, Classifier, ModuleClass, listings, lower
 from archdsl.backends.torch.fit import Symbol
 from archdsl.backends.torch.forward import TO_FIRST, Forward
+from archdsl.backends.torch.kernels import FUSED, kernel_sources
 from archdsl.backends.torch.layout import WIDTH
 from archdsl.backends.torch.modes import joined
 from archdsl.backends.torch.plan import Planner, Step, Unsupported
@@ -21,6 +22,7 @@ from archdsl.backends.torch.reserved import class_name, module_names
 from archdsl.backends.torch.templates import environment, helper_sources
 from archdsl.ir.graph import Graph, Guard, Node, Value
 from archdsl.ir.sizes import Condition, Size, evaluate, pins, text
+from archdsl.ops._held import Held
 from archdsl.ops.drop_path import DropRate
 
 __all__ = ["Unsupported", "emit"]
@@ -30,8 +32,9 @@ Start = tuple[str, str]
 AS_TORCH: Start = ("torch", "torch")
 STARTED = {
     **dict.fromkeys(("linear", "conv", "scaled_linear", "scaled_conv", "onednn_linear", "onednn_conv"), "matrix"),
-    **dict.fromkeys(("packed_linear", "packed_conv"), "matrix"),
     **dict.fromkeys(("bn", "bn_factors", "ln", "gn"), "norm"),
+    **dict.fromkeys(("held_linear", "held_conv", "packed_linear", "packed_conv"), "matrix"),
+    **dict.fromkeys(("held_bn", "held_ln", "held_gn"), "norm"),
 }
 """Layers whose weights start as the spec says, and what they are."""
 CELLS = {"window": "windows", "grid": "cells"}
@@ -108,15 +111,17 @@ class _Module:
             "head": self.head_source(),
             **self.model_context(),
         }
-        helpers = helper_sources(self.helpers, self.env)
+        fused = [h.removeprefix(FUSED) for h in self.helpers if h.startswith(FUSED)]
+        helpers = helper_sources((h for h in self.helpers if not h.startswith(FUSED)), self.env)
         layers = "\n".join(helpers)
         bodies = [context["body"], *(context["head"][method] for method in ("features", "post", "tail", "beside"))]
         written = [line for body in [*bodies, *(c.body for c in context["classes"])] for line in body]
         context["checkpoints"] = any("checkpoint(" in line for line in written)
-        context["imports"], context["uses_f"] = [], True
+        context["imports"], context["fused"], context["uses_f"] = [], [], True
         model = self.render("model.py.j2", context)
         names = re.findall(r"^(?:class|def) (\w+)", layers, re.MULTILINE)
         context["imports"] = sorted((n for n in names if re.search(rf"\b{n}\b", model)), key=_import_order)
+        context["fused"] = sorted(n for n in fused if re.search(rf"\b{n}\(", model))
         out = {"model.py": self.render("model.py.j2", context), "backbone.py": self.render("backbone.py.j2", context)}
         if helpers:
             typing = ", ".join(n for n in ("Any", "NamedTuple") if re.search(rf"\b{n}\b", layers))
@@ -128,6 +133,8 @@ class _Module:
             if not re.search(r"\btorch\.", layers):
                 text = text.replace("import torch\n", "")
             out["layers.py"] = text
+        if fused:
+            out |= kernel_sources(self.graph, self.version, sorted(fused), names, self.helpers)
         return out
 
     def render(self, template: str, context: dict[str, Any]) -> str:
@@ -181,9 +188,9 @@ class _Module:
         checkpoints = any("grad_checkpointing" in line for line in body)
         if checkpoints:
             construct.append("self.grad_checkpointing = False")
-        ports = [f"{n}: {_annotation(v)}" for n, (_, v) in zip(names, cls.template.inputs, strict=True)]
+        ports = [f"{n}: {self.annotation(v)}" for n, (_, v) in zip(names, cls.template.inputs, strict=True)]
         ports += self.arguments(cls, per_use=True)
-        returns = [_annotation(v) for v in cls.template.outputs]
+        returns = [self.annotation(v) for v in cls.template.outputs]
         arrow = f"tuple[{', '.join(returns)}]" if len(returns) > 1 else "".join(returns) or "None"
         return ClassSource(
             cls.name,
@@ -200,6 +207,13 @@ class _Module:
         typed = {name: _type_of(column) for name, column in cls.args.items()} | dict.fromkeys(cls.flags, "bool")
         out = [f"{name}: {kind}" for name, kind in typed.items() if (name in cls.per_use) == per_use]
         return out + [f"{name}: {SYMBOLS[name]}" for name in sorted(cls.symbols) if not per_use]
+
+    def annotation(self, value: Value) -> str:
+        if isinstance(self.graph.node(value.node).op, Held):
+            return "nn.Module"
+        if value.type.kind != "frame":
+            return "Tensor"
+        return "GridFrame" if value.type.frames[-1].kind == "grid" else "WindowFrame"
 
     def doc(self, cls: ModuleClass, results: Sequence[Value] = ()) -> str:
         region = cls.template.region
@@ -219,6 +233,8 @@ class _Module:
 
     def shape(self, cls: ModuleClass, side: str, index: int, value: Value) -> str:
         t = value.type
+        if isinstance(self.graph.node(value.node).op, Held):
+            return "layer"
         if t.kind == "map" and t.batched and t.frames and t.frames[-1].kind in CELLS:
             return f"[B * {CELLS[t.frames[-1].kind]}, h, w, C]"
         if t.kind == "map" and t.batched:
@@ -278,7 +294,12 @@ class _Module:
         head_line = next(i for i, c in enumerate(constructed) if c.startswith("self.head = "))
         constructed[head_line] = f"self.head = {self.head_class.name}(num_classes, global_pool, drop_rate)"
         first_conv = next(
-            (n for n in graph.nodes() if n.op.name in ("conv", "scaled_conv", "onednn_conv", "packed_conv")), None
+            (
+                n
+                for n in graph.nodes()
+                if n.op.name in ("conv", "scaled_conv", "onednn_conv", "packed_conv", "held_conv")
+            ),
+            None,
         )
         self.first_conv = first_conv.module if first_conv is not None else ""
         channels = int(graph.inputs[0].type.dims[0])
@@ -387,7 +408,7 @@ class _Module:
                 table = len(self.graph.params[node.module].shape) > 1
             else:
                 makes, table = list(node.outputs), node.op.name == "rel_pos_q"
-                names = [] if node.op.name == "bn_factors" else names
+                names = [] if node.op.name == "bn_factors" or isinstance(node.op, Held) else names
             if table or (makes and not any(t.batched for t in makes)):
                 found.update(dict.fromkeys(names))
         return tuple(_endings(found, [p for p in self.graph.params if p not in found], 2))
@@ -653,12 +674,6 @@ def _import_order(name: str) -> tuple[int, str]:
 def _tensors(count: int) -> str:
     """The type of so many tensors that a method returns."""
     return "Tensor" if count == 1 else f"tuple[{', '.join(['Tensor'] * count)}]"
-
-
-def _annotation(value: Value) -> str:
-    if value.type.kind != "frame":
-        return "Tensor"
-    return "GridFrame" if value.type.frames[-1].kind == "grid" else "WindowFrame"
 
 
 def _type_of(column: Sequence[object]) -> str:

@@ -12,9 +12,9 @@ from archdsl.resources import template_dir
 
 
 def environment() -> Environment:
-    """Jinja over codegen/torch, with a filter `lines(indent)` that indents and wraps generated lines."""
+    """Jinja over codegen, and torch in it, with a filter `lines(indent)` that indents and wraps generated lines."""
     env = Environment(
-        loader=FileSystemLoader(template_dir() / "torch"),
+        loader=FileSystemLoader([template_dir() / "torch", template_dir()]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

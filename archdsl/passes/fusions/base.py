@@ -1,26 +1,34 @@
 """What a fusion rule is: it finds ops in a graph that one kernel could compute, and says where none would.
 
-No kernel is generated yet. A rule states what one would do, so that a plan can say what it would gain.
+Some rules have their kernel; others state what one would do, so that a plan can say what it would gain.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from archdsl.device.model import Work
 from archdsl.device.plan import alone
 from archdsl.ir.graph import Graph, Node, Value
+from archdsl.ops._held import Held
 from archdsl.ops._pointwise import Pointwise
 from archdsl.ops.add import Add
 from archdsl.ops.avg_pool import AvgPool
 from archdsl.ops.base import op_of, pair
 from archdsl.ops.bn import Bn
 from archdsl.ops.conv import Conv
+from archdsl.ops.held_bn import HeldBn
+from archdsl.ops.held_conv import HeldConv
+from archdsl.ops.held_drop_path import HeldDropPath
+from archdsl.ops.held_gn import HeldGn
+from archdsl.ops.held_linear import HeldLinear
+from archdsl.ops.held_ln import HeldLn
 from archdsl.ops.linear import Linear
 from archdsl.ops.mul import Mul
+from archdsl.passes.base import Draft
 
 ROW = 256
 """Channels of a position that a tile of a product holds whole. Above, a row of accumulators fills the registers, and
@@ -32,6 +40,14 @@ KERNEL = 31
 TILE = 16
 """Positions of a tile on each axis, where ops before a neighbourhood are computed again in the tiles' halos."""
 
+HELD: dict[str, type[Held]] = {
+    "ln": HeldLn,
+    "linear": HeldLinear,
+    "conv": HeldConv,
+    "bn": HeldBn,
+    "gn": HeldGn,
+}
+"""Layers that a kernel can be given, by the names of their ops."""
 ROLES: dict[str, str] = {
     "ln": "norm",
     "rms": "norm",
@@ -47,6 +63,10 @@ class Rule:
     """One kind of kernel. The docstring says what it would do, and where that is known from."""
 
     name: ClassVar[str]
+    generated: ClassVar[bool] = False
+    """Whether there is a kernel, which `rewrite` puts in place of the ops."""
+    made_by: ClassVar[str] = ""
+    """The pass that does so, where more than these ops has to change."""
 
     def pattern(self, graph: Graph, node: Node) -> tuple[str, ...] | None:
         """The call paths of the ops that would be one kernel with `node` as their anchor, or None."""
@@ -56,9 +76,39 @@ class Rule:
         """Why there would be no such kernel, or ""."""
         return refused(graph, paths)
 
+    def beyond(self, graph: Graph, paths: Sequence[str]) -> str:
+        """What of it the kernel that is written does not compute, or ""."""
+        return ""
+
+    def rewrite(self, graph: Graph, paths: Sequence[str], draft: Draft) -> None:
+        """Notes one op in place of the ops of a match, at the path of the last of them."""
+        raise NotImplementedError
+
     def again(self, graph: Graph, paths: Sequence[str]) -> Work:
         """What it does beyond doing each op once."""
         return Work(launches=0)
+
+
+def hold(graph: Graph, draft: Draft, node: Node, ahead: Node | None = None) -> Value:
+    """A layer's module as a value, for a kernel that computes what the layer would. The layer itself is to go.
+
+    It stands where the layer does, or right above the op `ahead`.
+    """
+    attributes: dict[str, Any] = {**node.op.attributes(), "channels": channels(graph, node)}
+    op = HELD[node.op.name](**attributes)
+    params = [(role, graph.params[path]) for role, path in node.params]
+    at = f"{node.path}.layer"
+    put = draft.put(op, (), op.infer(), at=ahead or node, path=at, module=node.module, params=params, names=())
+    return put.value()
+
+
+def hold_drop(draft: Draft, node: Node) -> Value:
+    """The module of a dropped branch as a value, in the place of the branch, which keeps its name there."""
+    attributes: dict[str, Any] = {**node.op.attributes(), "channels": int(node.outputs[0].channels)}
+    op = HeldDropPath(**attributes)
+    module = replace(node, op=op, outputs=op.infer(), names=())
+    draft.swap(module, operands=())
+    return module.value()
 
 
 def role(graph: Graph, node: Node) -> str:

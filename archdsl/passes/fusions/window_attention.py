@@ -26,6 +26,7 @@ class WindowAttention(Rule):
     """
 
     name: ClassVar[str] = "window_attention"
+    made_by: ClassVar[str] = "attend_in_place"
 
     def pattern(self, graph: Graph, node: Node) -> tuple[str, ...] | None:
         if not isinstance(node.op, Attend) or not node.outputs[0].frames:

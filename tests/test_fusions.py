@@ -53,6 +53,10 @@ BLOCK = {
     ),
     "fused_mbconv": ("return x + (x |> conv[256, 3] |> bn |> silu |> conv[64] |> bn)", "conv bn silu conv bn add"),
     "pool_mixer": ("y = gn(x)\n return x + (avg_pool[3, s = 1, p = 1](y) - y)", "gn avg_pool sub add"),
+    "local_mix": (
+        "return local_mix[3](softmax(local_scores[3, heads = 2](x, x)), x)",
+        "local_scores softmax local_mix",
+    ),
     "scale_residual": ("return x + param@gamma[64] * relu(x)", "mul add"),
     "patch_merge": ("return x |> windows[2] |> pack |> ln |> linear[128]", "windows pack ln linear"),
     "pool_head": ("return x |> gap |> ln |> linear[10]", "gap ln linear"),
@@ -209,7 +213,13 @@ SWIN, CONVNEXT, POOL = 96 * 56 * 56, 96 * 56 * 56, 64 * 56 * 56
         ("swin_t", "patch_merge", "stages.1.downsample.norm", SWIN, 1.5),
         ("convnext_t", "dwconv_norm", "stages.0.blocks.0.dwconv", CONVNEXT, 2.0),
         ("convnext_t", "conv_first", "stages.0.blocks.1.dwconv", CONVNEXT, 2.0),  # x is the residual, too
-        ("poolformer_s12", "pool_mixer", "stages.0.blocks.0.norm1", POOL, 3.0),  # statistics, pooling, the result
+        (
+            "poolformer_s12",
+            "pool_mixer",
+            "stages.0.blocks.0.norm1",
+            POOL,
+            5.0,
+        ),  # statistics, pooling, the result; its norm
         ("maxvit_t", "dwconv_norm", "stages.0.blocks.1.conv.dwconv", POOL, 8.0),  # at four times the width
         ("maxvit_t", "mbconv", "stages.0.blocks.1.conv.dwconv", POOL, 5.0),
         ("maxvit_t", "project_residual", "stages.0.blocks.1.conv.project", POOL, 6.0),

@@ -14,7 +14,7 @@ from archdsl.backends.torch.axes import FIRST, LAST, Orders
 from archdsl.backends.torch.classes import SYMBOLS, Classifier, ModuleClass, listings, lower
 from archdsl.backends.torch.fit import Symbol
 from archdsl.backends.torch.forward import TO_FIRST, Forward
-from archdsl.backends.torch.kernels import FUSED, kernel_sources
+from archdsl.backends.torch.kernels import FUSED, import_order, kernel_sources
 from archdsl.backends.torch.layout import WIDTH
 from archdsl.backends.torch.modes import joined
 from archdsl.backends.torch.plan import Planner, Step, Unsupported
@@ -119,8 +119,8 @@ class _Module:
         context["checkpoints"] = any("checkpoint(" in line for line in written)
         context["imports"], context["fused"], context["uses_f"] = [], [], True
         model = self.render("model.py.j2", context)
-        names = re.findall(r"^(?:class|def) (\w+)", layers, re.MULTILINE)
-        context["imports"] = sorted((n for n in names if re.search(rf"\b{n}\b", model)), key=_import_order)
+        names = re.findall(r"^(?:class |def )?([A-Za-z]\w+)\b(?=\(| = |:$)", layers, re.MULTILINE)
+        context["imports"] = sorted((n for n in names if re.search(rf"\b{n}\b", model)), key=import_order)
         context["fused"] = sorted(n for n in fused if re.search(rf"\b{n}\(", model))
         out = {"model.py": self.render("model.py.j2", context), "backbone.py": self.render("backbone.py.j2", context)}
         if helpers:
@@ -664,11 +664,6 @@ def _strings(values: Sequence[str]) -> str:
     """A tuple of strings as Python source, "" for none."""
     inner = ", ".join(f'"{v}"' for v in values)
     return f"({inner}{',' if len(values) == 1 else ''})" if values else ""
-
-
-def _import_order(name: str) -> tuple[int, str]:
-    """Classes before functions, as import sorters want them."""
-    return (0 if name[0].isupper() else 1, name)
 
 
 def _tensors(count: int) -> str:

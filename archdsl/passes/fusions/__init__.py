@@ -4,6 +4,7 @@ from archdsl.passes.fusions.base import Rule
 from archdsl.passes.fusions.conv_first import ConvFirst
 from archdsl.passes.fusions.dwconv_norm import DwconvNorm
 from archdsl.passes.fusions.fused_mbconv import FusedMbconv
+from archdsl.passes.fusions.local_mix import LocalMix
 from archdsl.passes.fusions.mbconv import Mbconv
 from archdsl.passes.fusions.mlp import Mlp
 from archdsl.passes.fusions.norm_linear import NormLinear
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     Mbconv(),
     FusedMbconv(),
     PoolMixer(),
+    LocalMix(),
     ScaleResidual(),
     PatchMerge(),
     PoolHead(),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from archdsl.device.model import Work
+from archdsl.device.plan import alone
 from archdsl.ir.graph import Graph, Node
+from archdsl.ops.base import op_of, pair
+from archdsl.ops.conv import Conv
+from archdsl.ops.dwconv_norm import ACTS
+from archdsl.ops.dwconv_norm import DwconvNorm as Fused
+from archdsl.passes.base import Draft, shared
 from archdsl.passes.fusions.base import (
     STREAMED,
     Rule,
@@ -15,7 +21,7 @@ from archdsl.passes.fusions.base import (
     channels,
     first,
     follower,
-    halo,
+    hold,
     of_role,
     refused,
     role,
@@ -23,35 +29,98 @@ from archdsl.passes.fusions.base import (
     too_wide,
 )
 
+LEAST = 8
+"""Channels below which positions are too small a load."""
+CHEAP = 4
+"""Instructions of an activation that is computed again for each tap that reads a position."""
+ROWS = 4
+"""Rows of the result that a load of a row counts for."""
+
 
 @dataclass(frozen=True)
 class DwconvNorm(Rule):
     """A depthwise convolution on a tile of the map, with what stands around it on its elements.
 
-    A norm over channels needs all of them in the tile. A BatchNorm and an activation before are computed in the
-    load, again in the halo of each tile; the sums for a squeeze-excite's mean are taken in the store. Libraries'
-    depthwise convolutions take in neither (torch has no template of one that Inductor could fuse into).
+    A norm over channels needs all of them in the tile. A BatchNorm and a cheap activation before are computed in the
+    load, again for each tap of a row of the kernel; the sums for a squeeze-excite's mean are taken in the store.
+    Libraries' depthwise convolutions take in neither (torch has no template of one that Inductor could fuse into).
     """
 
     name: ClassVar[str] = "dwconv_norm"
+    generated: ClassVar[bool] = True
 
     def pattern(self, graph: Graph, node: Node) -> tuple[str, ...] | None:
         ahead = {"bn": "act? depthwise ", "act": "depthwise ", "depthwise": ""}.get(role(graph, node))
         found = None if ahead is None else chain(graph, node, f"{ahead}bn|norm? act?")
-        if found is None:
+        if found is None or any(op_of(n).slots > CHEAP for n in _parts(graph, found)[0] if role(graph, n) == "act"):
             return None
         mean = follower(graph, graph.node(found[-1]).value(), ("mean",))
-        return (*found, *(n.path for n in mean))
+        pools = any(r.kind == "head" for n in mean for r in graph.region_chain(n.region))
+        return (*found, *(n.path for n in mean if not pools))
 
     def check(self, graph: Graph, paths: Sequence[str]) -> str:
-        conv = next(of_role(graph, paths, "depthwise"))
-        normed = [n for n in of_role(graph, paths, "norm") if n.path != paths[0]]
+        ahead, conv, behind = _parts(graph, paths)
         averaged = [paths[paths.index(n.path) - 1] for n in of_role(graph, paths, "mean")]
+        layers = [conv, *(n for n in (*ahead, *behind) if role(graph, n) in ("bn", "norm"))]
+        other = next((n.op.name for n in (*ahead, *behind) if n.op.name not in ("ln", "bn", "gap", *ACTS)), "")
+        normed = any(role(graph, n) == "norm" for n in behind)
         return first(
+            "a depthwise convolution alone is a library's" if len(paths) == 1 else "",
             too_far(conv, stride=2),
-            too_wide(channels(graph, normed[0]), STREAMED) if normed else "",
+            too_wide(channels(graph, conv), STREAMED) if normed else "",
+            f"{channels(graph, conv)} channels are too few for a load" if channels(graph, conv) < LEAST else "",
+            f"its kernel computes no `{other}`" if other else "",
+            "its layers are parts of different blocks" if len({n.region for n in layers}) > 1 else "",
+            lambda: "its weights are another call's, too" if conv.region in shared(graph) else "",
             lambda: refused(graph, paths, averaged),
         )
 
+    def rewrite(self, graph: Graph, paths: Sequence[str], draft: Draft) -> None:
+        ahead, conv, behind = _parts(graph, paths)
+        op = op_of(conv)
+        assert isinstance(op, Conv)
+
+        def named(nodes: Sequence[Node], *names: str) -> str:
+            return next((n.op.name for n in nodes if n.op.name in names), "")
+
+        mean = next(of_role(graph, paths, "mean"), None)
+        new = Fused(
+            op.k,
+            op.s,
+            pair(op.p or 0),
+            op.d,
+            op.pad,
+            named(behind, "ln", "bn"),
+            named(behind, *ACTS),
+            named(ahead, *ACTS),
+            mean is not None,
+        )
+        norms = [next((n for n in nodes if n.op.name in ("ln", "bn")), None) for nodes in (behind, ahead)]
+        held = [None if n is None else hold(graph, draft, n) for n in (conv, *norms)]
+        last = [n for n in (conv, *behind) if n is not mean][-1]
+        node = replace(last, op=new, region=conv.region, module="", params=())
+        if mean is not None:
+            names = (*(last.names or ("",)), *(mean.names or ("",)))
+            node = replace(node, outputs=(*last.outputs, *mean.outputs), names=names)
+            draft.use(node.value(1), mean.value())
+        draft.swap(node, operands=[graph.operands(graph.node(paths[0]))[0], *held])
+        for path in paths:
+            if path != last.path:
+                draft.drop(path)
+
     def again(self, graph: Graph, paths: Sequence[str]) -> Work:
-        return halo(graph, paths, next(of_role(graph, paths, "depthwise")))
+        """What stands ahead, for all but one of the loads of each position."""
+        ahead, conv, _ = _parts(graph, paths)
+        op = op_of(conv)
+        assert isinstance(op, Conv)
+        (height, width), (down, right) = pair(op.k), pair(op.s)
+        loads = width * ((ROWS - 1) * down + op.d * (height - 1) + 1) / (ROWS * down * right)
+        once = sum(alone(graph, n).instructions for n in ahead)
+        return Work(instructions=round(max(loads - 1, 0) * once), launches=0)
+
+
+def _parts(graph: Graph, paths: Sequence[str]) -> tuple[list[Node], Node, list[Node]]:
+    """What stands ahead of the convolution, the convolution, and what stands behind it."""
+    nodes = [graph.node(p) for p in paths]
+    at = next(i for i, n in enumerate(nodes) if role(graph, n) == "depthwise")
+    return nodes[:at], nodes[at], nodes[at + 1 :]

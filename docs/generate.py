@@ -146,6 +146,34 @@ def benchmarks() -> str:
     return document(results).strip() if results else "No measurements have been recorded yet."
 
 
+def gpu() -> str:
+    """What benchmarks/results/gpu.json holds."""
+    from benchmarks.gpu import document
+
+    return document()
+
+
+def kernels() -> str:
+    """A row an architecture and a kernel: what benchmarks/results/kernels.json holds."""
+    from benchmarks.kernels import records
+
+    found = records()
+    if not found:
+        return "Not compiled yet."
+    first = next(iter(found.values()))
+    capabilities = next(iter(next(r for r in found.values() if r.taken).taken.values()))
+    heads = [f"{c}: registers, spilled, shared" for c in capabilities]
+    rows = [f"| architecture | kernel | launches | {' | '.join(heads)} |", f"|---|---|---:|{'---:|' * len(heads)}"]
+    for name, record in found.items():
+        for kernel, taken in record.taken.items():
+            cells = [f"{t.registers}, {t.spilled} B, {t.shared / 1024:.0f} KiB" for t in taken.values()]
+            rows.append(f"| `{name}` | {kernel} | {next(iter(taken.values())).launches} | {' | '.join(cells)} |")
+    without = ", ".join(f"`{name}`" for name, record in found.items() if not record.taken)
+    tools = ", ".join(f"{name} {number}" for name, number in first.versions.items())
+    rows += ["", f"The most of any launch of a kernel, forward and backward. {tools}."]
+    return "\n".join([*rows, f"No kernel: {without}."] if without else rows)
+
+
 def ops() -> str:
     """A row an op that a spec may call: how it is written, what it does."""
     from archdsl.describe import signature
@@ -262,6 +290,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
         full,
         lines,
         benchmarks,
+        gpu,
+        kernels,
         ops,
         reserved,
         errors,

@@ -17,8 +17,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch._dynamo
 import triton
-from torch import nn
+from functorch.compile import make_boxed_func
+from torch import is_tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -177,22 +180,54 @@ def launch_of(kernel: Any, arguments: tuple[Any, ...], meta: dict[str, Any]) -> 
 def recorded(package: ModuleType) -> Iterator[list[Launch]]:
     """The launches of a package's kernels, which do not run: on meta tensors they are chosen as on a GPU."""
     found: list[Launch] = []
-    fused, kernels = package.fused, package.kernels
-    before = fused.refusal, kernels.launch
+    before = package.kernels.launch
 
     def launch(kernel: Any, programs: int, *arguments: Any, **meta: Any) -> None:
         one = launch_of(kernel, arguments, meta)
         if one not in found:
             found.append(one)
 
-    def refusal(*tensors: torch.Tensor | None) -> str:
-        return "" if all(x is None or x.dtype in fused.DTYPES for x in tensors) else "dtype"
-
-    fused.refusal, kernels.launch = refusal, launch
+    package.kernels.launch = launch
     try:
-        yield found
+        with chosen(package):
+            yield found
     finally:
-        fused.refusal, kernels.launch = before
+        package.kernels.launch = before
+
+
+@contextmanager
+def chosen(package: ModuleType) -> Iterator[None]:
+    """Kernels are chosen wherever they are on a GPU, also for meta tensors."""
+
+    def refusal(*tensors: torch.Tensor | None) -> str:
+        return "" if all(x is None or x.dtype in package.fused.DTYPES for x in tensors) else "dtype"
+
+    before, package.fused.refusal = package.fused.refusal, refusal
+    try:
+        yield
+    finally:
+        package.fused.refusal = before
+
+
+def compiled_graphs(package: ModuleType, module: nn.Module, shape: tuple[int, ...]) -> list[torch.fx.GraphModule]:
+    """What `torch.compile(fullgraph=True)` hands to a compiler of a training step in bfloat16: forward, backward."""
+    found: list[torch.fx.GraphModule] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: Sequence[object]) -> Callable[..., list[object]]:
+        found.append(graph)
+        (results,) = next(n for n in graph.graph.nodes if n.op == "output").args
+        values = [None if n is None else n.meta["val"] for n in results]
+        return make_boxed_func(lambda *_: [meta(v) if is_tensor(v) else v for v in values])
+
+    def meta(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(x.shape, dtype=x.dtype, device="meta")
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    with chosen(package):
+        module = torch.compile(module.to("meta", torch.bfloat16).train(), fullgraph=True, backend=backend)
+        module(torch.empty(shape, device="meta", dtype=torch.bfloat16)).sum().backward()
+    return found
 
 
 def launches(

@@ -16,7 +16,7 @@ from archdsl.ir.types import Pair
 from archdsl.passes.attend_in_place import AttendInPlace
 from archdsl.passes.fuse import Fuse
 from archdsl.passes.pipeline import level, with_kernels
-from tests.compiled import CAPABILITIES, SHARED_MEMORY, deviations, interpreter, launches, package
+from tests.compiled import CAPABILITIES, SHARED_MEMORY, compiled_graphs, deviations, interpreter, launches, package
 
 ROUNDING = {torch.float32: 5e-6, torch.float16: 2e-3}
 IN_PLACE = (*level(1), AttendInPlace())
@@ -116,6 +116,16 @@ def test_kernels_fit_gpus(spec: str) -> None:
                 assert compiled.spilled == 0, f"{where}, {compiled.spilled} bytes spilled"
                 assert compiled.matrix_units, where
                 assert compiled.wide_loads, where
+
+
+def test_compilers_see_the_kernels() -> None:
+    """In one graph, each launch a node that Inductor knows: of every block one forward and one backward."""
+    artefact = compile_spec("swin_t", passes=IN_PLACE, overrides={"depths": [1, 2, 1, 1]})
+    made = package(artefact.files)
+    for graph in compiled_graphs(made, getattr(made, artefact.name)(), (2, *artefact.input)):
+        targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        assert sum("triton_kernel_wrapper" in target for target in targets) == 5
+        assert not any("softmax" in target or "scaled_dot" in target or "roll" in target for target in targets)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -17,7 +17,7 @@ from archdsl.backends.torch.forward import TO_FIRST, Forward
 from archdsl.backends.torch.kernels import FUSED, import_order, kernel_sources
 from archdsl.backends.torch.layout import WIDTH
 from archdsl.backends.torch.modes import joined
-from archdsl.backends.torch.plan import Planner, Step, Unsupported
+from archdsl.backends.torch.plan import Planner, Step, Unsupported, layer_name
 from archdsl.backends.torch.reserved import class_name, module_names
 from archdsl.backends.torch.templates import environment, helper_sources
 from archdsl.ir.graph import Graph, Guard, Node, Value
@@ -95,6 +95,7 @@ class _Module:
         classifier.parametrise(self.top)
         self.classes = classifier.classes
         given = {node.value(i): name for node in graph.nodes() for i, name in enumerate(node.names) if name}
+        given |= {node.value(): layer_name(node) for node in graph.nodes() if isinstance(node.op, Held)}
         self.orders = Orders([*self.classes, self.top], classifier.of, given)
         self.helpers: list[str] = []
         self.head_class = classifier.of[self.head.instance]

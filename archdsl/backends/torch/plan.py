@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from archdsl.diagnostics import Span
 from archdsl.ir.graph import Graph, Node, Region, Value
+from archdsl.ops._held import Held
 from archdsl.ops.base import Torch
 
 
@@ -212,7 +213,15 @@ class Planner:
         node = self.graph.node(value.node)
         if node.names and node.names[value.index]:
             return node.names[value.index]
+        if isinstance(node.op, Held):
+            return layer_name(node)
         return "frame" if value.type.kind == "frame" else "x"
+
+
+def layer_name(node: Node) -> str:
+    """What a layer is called where it is handed on."""
+    last = node.module.rpartition(".")[2]
+    return last if last.isidentifier() else "layer"
 
 
 def _inlined(graph: Graph) -> set[int]:

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from archdsl import __version__
@@ -95,16 +96,21 @@ def _build(args: argparse.Namespace) -> int:
 
 def _fusions(args: argparse.Namespace, spec: str) -> FusionPlan:
     from archdsl.device.model import device, element_type
+    from archdsl.passes.attend_in_place import left
     from archdsl.passes.fuse import Fuse
     from archdsl.passes.fusions import RULES
     from archdsl.passes.pipeline import optimize
-    from archdsl.passes.planner import plan
+    from archdsl.passes.planner import Declined, plan
 
     machine, generated = device(args.device), args.target == "triton"
     before = [one for one in _passes(args)[0] or () if not isinstance(one, Fuse)]
     graph = optimize(_elaborate(args, spec), before)
     rules = [rule for rule in RULES if rule.generated or not generated]
-    return plan(graph, machine, args.batch, element_type(machine, args.dtype), rules)
+    found = plan(graph, machine, args.batch, element_type(machine, args.dtype), rules)
+    if not generated:
+        return found
+    stay = (Declined("window_attention", (path,), why) for path, why in left(graph).items())
+    return replace(found, declined=(*found.declined, *stay))
 
 
 def _check(args: argparse.Namespace) -> int:

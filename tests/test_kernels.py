@@ -90,6 +90,25 @@ def test_kernels_compute_what_pytorch_does(interpreting: Executor, case: str, dt
     assert max(found) <= ROUNDING[dtype], found
 
 
+def in_autocast() -> tuple[list[torch.dtype], float]:
+    """Types of results under autocast, by kernel and by PyTorch, and how far they are apart."""
+    of = package(compile_spec("maxvit_t", passes=IN_PLACE).files)
+    torch.manual_seed(0)
+    q, bias = torch.randn(1, 14, 14, 96), torch.randn(2, 49, 49)
+    results = []
+    for runs in (of.fused.runs, lambda *_: False):
+        of.fused.runs = runs
+        with torch.autocast("cpu", torch.float16):
+            results.append(of.fused.window_attention(q, heads=2, size=7, extent=(14, 14), shift=3, bias=bias))
+    one, other = results
+    return [one.dtype, other.dtype], float((one - other).norm() / other.norm())
+
+
+def test_autocast_decides_the_type(interpreting: Executor) -> None:
+    types, apart = interpreting.submit(in_autocast).result()
+    assert types == [torch.float16, torch.float16] and apart <= ROUNDING[torch.float16]
+
+
 def test_a_kernel_that_forgets_the_shifts_mask_is_found(interpreting: Executor) -> None:
     """The comparison sees what a public kernel of this kind gets wrong: pairs across the seam of the shift."""
     found = interpreting.submit(attention, torch.float32, **SWIN, seamless=True).result()

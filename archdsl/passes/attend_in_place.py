@@ -158,6 +158,12 @@ class Framed:
         return value.node in self.paths
 
 
+def left(graph: Graph) -> dict[str, str]:
+    """By path, the attentions in windows that stay in windows that are cut, and why."""
+    found = {n.path: framed(graph, n) for n in graph.nodes() if isinstance(n.op, Attend) and n.outputs[0].frames}
+    return {path: why for path, why in found.items() if isinstance(why, str)}
+
+
 def framed(graph: Graph, attention: Node) -> Framed | str:
     """The ops around an attention, or why it stays in windows that are cut."""
     if not isinstance(attention.op, Attend) or len(attention.outputs[0].frames) != 1:

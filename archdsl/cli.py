@@ -503,7 +503,10 @@ def _passes(args: argparse.Namespace) -> tuple[Sequence[Pass] | None, Callable[[
         hint = did_you_mean(wanted, (*PASSES, "all")) or f"there are {', '.join(PASSES)}"
         raise error("E-PASS", f"there is no pass `{wanted}`", help=hint)
     passes = level(args.O) if args.passes is None else parse_passes(args.passes)
-    if getattr(args, "target", "torch") == "triton":
+    target, kernels = getattr(args, "target", ""), getattr(args, "kernels", "planned")
+    if target == "torch" and kernels != "planned":
+        raise error("E-PASS", "`--kernels` chooses Triton kernels, and none are written", help="add --target triton")
+    if target == "triton":
         from archdsl.device.model import device, element_type
 
         dtype = element_type(device(args.device), args.dtype)

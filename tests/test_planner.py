@@ -230,6 +230,8 @@ def test_build_explains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().out
     assert "A100" in printed and "batch 8, fp16" in printed and "--target triton" in printed
     assert "window_attention" in printed and "are too many for a row in a tile" in printed
+    assert main([*arguments, "--kernels", "all"]) == 1
+    assert "add --target triton" in capsys.readouterr().err
     assert main([*arguments, "--force", "--device", "a101"]) == 1
     assert "E-DEVICE" in capsys.readouterr().err
     assert main(arguments[:-1]) == 0

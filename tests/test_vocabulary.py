@@ -16,7 +16,7 @@ from archdsl.resources import template_dir
 
 VOCABULARY = Vocabulary.of()
 
-WEIGHTS = {"param", "linear", "conv", "dwconv", "ln", "bn", "gn", "rms", "fft_filter"}
+WEIGHTS = {"param", "linear", "conv", "dwconv", "ln", "bn", "evonorm", "gn", "rms", "fft_filter"}
 POINTWISE = {
     "identity",
     "relu",

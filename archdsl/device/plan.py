@@ -136,7 +136,7 @@ def _alone(graph: Graph, node: Node) -> bool:
 def _starts(graph: Graph, node: Node) -> bool:
     """Whether an op cannot read what is computed in its own kernel: it reads neighbours, or a whole sample twice."""
     op = op_of(node)
-    statistics = op.name == "gn" or (op.name == "bn" and graph.mode == "train")
+    statistics = op.name in ("evonorm", "gn") or (op.name == "bn" and graph.mode == "train")
     return statistics or op.ordering() is Order.SENSITIVE
 
 

@@ -49,7 +49,7 @@ NORMS = frozenset(("batch_norm", "layer_norm", "group_norm", "rms_norm"))
 """Names of torch's functions."""
 PASSING = ACTIVATIONS | NORMS | {"square"}
 """What synflow takes for the identity. Squares belong to StarReLU (2210.13452): a power a layer would overflow."""
-NORM_OPS = frozenset(("bn", "ln", "gn", "rms"))
+NORM_OPS = frozenset(("bn", "evonorm", "gn", "ln", "rms"))
 LAYER_SCALE = 0.1
 """A weight that starts as a smaller number than this, the same everywhere, scales a branch down."""
 

@@ -53,10 +53,12 @@ def _second(spec: str, numbers: Overrides, variant: bool = False) -> Twin:
     )
 
 
+M = {"dim": 96, "depths": (1, 8, 14, 2)}
 TI = {"dim": 48, "width": 24, "depths": (1, 4, 6, 3), "heads": (None, None, 6, 12)}
 TWINS = (
     _twin("visformer_s", "visformer_small"),
     _twin("visformer_ti", "visformer_tiny", variant=True),
     _second("visformer_v2_s", {}),
     _second("visformer_v2_ti", TI, variant=True),
+    _second("visformer_v2_m", M, variant=True),
 )

@@ -70,6 +70,13 @@ def save(suite: str, measurements: Sequence[Measurement]) -> Path:
     return path
 
 
+def known(suite: str) -> list[Measurement]:
+    """What has been measured of a suite on this machine with these versions."""
+    path = RESULTS / f"{suite}.json"
+    found, measurements = load(path) if path.exists() else ({}, [])
+    return measurements if found == machine() else []
+
+
 def recorded() -> list[Path]:
     """The result files that hold measurements; one of another form has its own page."""
     files = sorted(RESULTS.glob("*.json"))

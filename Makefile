@@ -1,8 +1,9 @@
 # Two commands from nothing: `make build` compiles Swin-T, `make test` runs the tests. Each sets up the virtual
-# environment it needs; VENV= and PYTHON= choose another place or interpreter.
+# environment it needs; VENV= and PYTHON= choose another place or interpreter, JOBS= how many tests run at once.
 
 VENV ?= .venv
 PYTHON ?= python3
+JOBS ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
 .PHONY: build test check clean
@@ -11,7 +12,7 @@ build: $(VENV)/.core
 	$(VENV)/bin/archdsl build specs/swin_t.arch
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -25,6 +25,7 @@ from archdsl.syntax.parser import read_source
 if TYPE_CHECKING:
     from torch import nn
 
+    from archdsl.backends.torch.tiles import Tiles
     from archdsl.frontend.space import Space
 
 MAX_SIDE = 1 << 16
@@ -143,10 +144,11 @@ def compile_spec(
     overrides: Mapping[str, object] | None = None,
     passes: Sequence[Pass] | None = None,
     watch: Callable[[Step], None] | None = None,
+    tiles: Tiles | None = None,
 ) -> Artefact:
     """The graph and the emitted PyTorch files of a spec, or of an .ir file. Raises ArchError.
 
-    The passes of -O1 run, or those given; `watch` is told of each.
+    The passes of -O1 run, or those given; `watch` is told of each. `tiles` says how kernels are launched.
     """
     from archdsl.backends.torch import Unsupported, emit
     from archdsl.backends.torch.reserved import check_names
@@ -167,10 +169,12 @@ def compile_spec(
     graph = optimize(graph, passes, watch)
     try:
         check_names(graph)
-        files = emit(graph, sha256(main.text), __version__, settled)
+        files = emit(graph, sha256(main.text), __version__, settled, tiles)
     except Unsupported as e:
         raise error("E-LOWERING", f"`{graph.name}` cannot be written in PyTorch: {e}", e.span, help=e.help) from e
     facts = _facts(main, sources, graph, overrides) | {"passes": [str(p) for p in passes]}
+    if tiles is not None:
+        facts["tiles"] = sha256(tiles.text())
     return Artefact(graph, files, facts)
 
 

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="RULES",
         help="with --target triton: planned for a device, all, or names of fusion rules, a+b (planned)",
     )
+    build.add_argument("--tiles", metavar="FILE", help="with --target triton: what `archdsl tune` measured of kernels")
     build.add_argument("--explain", action="store_true", help="say what generated kernels would gain on a device")
     _device_options(build, "for --explain and --target triton")
     _graph_options(build)
@@ -195,6 +196,42 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--rounds", type=_positive, default=20, metavar="N", help="runs of each model (20)")
     bench.add_argument("--json", action="store_true", help="print JSON")
     _graph_options(bench)
+
+    tune = command("tune", "measure on a GPU with which constants a spec's kernels run fastest, and write a table")
+    tune.add_argument("spec", metavar="SPEC")
+    tune.add_argument(
+        "--device",
+        dest="on",
+        default="cuda",
+        metavar="GPU",
+        help="cuda or cuda:N; with --dry an architecture: sm_80, sm_90, sm_100 (cuda; sm_90)",
+    )
+    tune.add_argument("--batch", type=_positive, default=64, metavar="N", help="images at once (64)")
+    tune.add_argument("--dtype", default="", metavar="TYPE", help="bf16, fp16 or fp32 (what is usual on the device)")
+    tune.add_argument(
+        "--kernels",
+        default="planned",
+        metavar="RULES",
+        help="which: as for `archdsl build --target triton`, planned for --plan-for (planned)",
+    )
+    tune.add_argument(
+        "--plan-for", dest="device", default="h200", metavar="NAME", help="whose rates count for the plan (h200)"
+    )
+    tune.add_argument("--only", default="*", metavar="PATTERN", help="kernels of these names, as *linear* (*)")
+    tune.add_argument("--forward-only", action="store_true", help="not what a training step launches")
+    tune.add_argument("--dry", action="store_true", help="compile what would be tried, and run nothing: needs no GPU")
+    tune.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("tiles.json"),
+        metavar="FILE",
+        help="the table; what it has is not measured again (tiles.json)",
+    )
+    tune.add_argument("--json", action="store_true", help="print JSON")
+    tune.set_defaults(target="triton")
+    _graph_options(tune)
+    _pass_options(tune)
 
     emit = command("emit", "lower a spec's module to another form")
     emit.add_argument("spec", metavar="SPEC")

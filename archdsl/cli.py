@@ -21,6 +21,7 @@ from archdsl.output import print_diff, print_json, show, tell
 
 if TYPE_CHECKING:
     from archdsl.api import Artefact
+    from archdsl.backends.torch.tiles import Tiles
     from archdsl.deviation import Trial
     from archdsl.frontend.program import Program
     from archdsl.ir.graph import Graph
@@ -370,6 +371,22 @@ def _bench(args: argparse.Namespace) -> int:
     return tell(found, args.json)
 
 
+def _tune(args: argparse.Namespace) -> int:
+    from archdsl.device.model import device, element_type
+
+    try:
+        from archdsl.tuning import rehearse, tune
+    except ImportError as e:
+        reason = f"measuring kernels needs {e.name}, which is not installed"
+        raise error("E-DEPENDENCY", reason, help="pip install archdsl[triton]") from e
+    artefact, dtype = _compile(args, args.spec), element_type(device(args.device), args.dtype)
+    how = (args.on, args.batch, dtype, not args.forward_only, args.only)
+    if args.dry:
+        return tell(rehearse(artefact, *how), args.json)
+    found = tune(artefact, args.output, *how, told=lambda line: print(line, file=sys.stderr))
+    return tell(found, args.json)
+
+
 def _emit(args: argparse.Namespace) -> int:
     from archdsl.backends.mlir import to_mlir
 
@@ -487,8 +504,26 @@ def _compile(args: argparse.Namespace, spec: str) -> Artefact:
 
     passes, watch = _passes(args)
     return compile_spec(
-        spec, input=args.input, mode=args.mode, ops=args.ops, overrides=dict(args.set), passes=passes, watch=watch
+        spec,
+        input=args.input,
+        mode=args.mode,
+        ops=args.ops,
+        overrides=dict(args.set),
+        passes=passes,
+        watch=watch,
+        tiles=_tiles(args),
     )
+
+
+def _tiles(args: argparse.Namespace) -> Tiles | None:
+    """What was measured of kernels, where a command is given it."""
+    if getattr(args, "tiles", None) is None:
+        return None
+    from archdsl.backends.torch.tiles import read_tiles
+
+    if args.target != "triton":
+        raise error("E-TILES", "`--tiles` is for Triton kernels, and none are written", help="add --target triton")
+    return read_tiles(args.tiles)
 
 
 def _passes(args: argparse.Namespace) -> tuple[Sequence[Pass] | None, Callable[[Step], None] | None]:
@@ -587,6 +622,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": _explain,
     "compare": _compare,
     "bench": _bench,
+    "tune": _tune,
     "emit": _emit,
     "import-weights": _import_weights,
     "export-weights": _export_weights,

@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from multiprocessing import get_context
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 import torch._dynamo
-import triton
 from functorch.compile import make_boxed_func
 from torch import is_tensor, nn
 from torch._dynamo.backends.common import aot_autograd
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
+from archdsl.backends.launches import (
+    CAPABILITIES,
+    SHARED_MEMORY,
+    Compiled,
+    Launch,
+    chosen,
+    launch_of,
+    launches,
+    recorded,
+)
 from archdsl.backends.load import import_files
 
-CAPABILITIES = (80, 90, 100)
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-"""Bytes a program may have of it, by compute capability."""
-NAMES = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int64: "*i64",
-    torch.int32: "*i32",
-}
+__all__ = [
+    "CAPABILITIES",
+    "SHARED_MEMORY",
+    "Compiled",
+    "Launch",
+    "chosen",
+    "compiled_graphs",
+    "deviations",
+    "interpreter",
+    "launch_of",
+    "launches",
+    "package",
+    "poisoned",
+    "recorded",
+]
 
 
 def package(files: Mapping[str, str]) -> ModuleType:
@@ -110,105 +117,6 @@ def deviations(
     return [((b.double() - a).norm() / a.norm()).item() for a, b in zip(wanted, found, strict=True)]
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A kernel with all that decides its code: types of arguments, constants, and what 16 divides."""
-
-    kernel: Any = field(compare=False)
-    name: str
-    signature: tuple[tuple[str, str], ...]
-    constants: tuple[tuple[str, object], ...]
-    divisible: tuple[int, ...]
-    options: tuple[tuple[str, int], ...]
-
-    def compile(self, capability: int) -> Compiled:
-        names = [name for name, _ in self.signature]
-        attributes = {(i,): [["tt.divisibility", 16]] for i in self.divisible}
-        constants = {(names.index(name),): value for name, value in self.constants}
-        source = ASTSource(fn=self.kernel, signature=dict(self.signature), constexprs=constants, attrs=attributes)
-        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(self.options))
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(made.asm["cubin"])
-            file.flush()
-            tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-            done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
-        numbers = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", done.stdout))
-        return Compiled(made.metadata.shared, int(numbers["REG"]), int(numbers["STACK"]), made.asm["ptx"])
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """Shared memory in bytes, registers a thread, bytes a thread spills, and the code."""
-
-    shared: int
-    registers: int
-    spilled: int
-    ptx: str
-
-    @property
-    def matrix_units(self) -> bool:
-        return bool(re.search(r"\b(wgmma|mma\.sync|tcgen05\.mma)", self.ptx))
-
-    @property
-    def wide_loads(self) -> bool:
-        """Whether anything is read 16 bytes at a time."""
-        return bool(
-            re.search(r"ld\.global[\w.:]*\.v4\.b32|cp\.async\.cg\.shared\.global \[[^;]*0x10|v2\.b64", self.ptx)
-        )
-
-
-def launch_of(kernel: Any, arguments: tuple[Any, ...], meta: dict[str, Any]) -> Launch:
-    options = {k: v for k, v in meta.items() if k not in kernel.arg_names}
-    given = dict(zip(kernel.arg_names, arguments, strict=False)) | {k: v for k, v in meta.items() if k not in options}
-    signature, constants, divisible = [], [], []
-    for i, name in enumerate(kernel.arg_names):
-        value = given[name]
-        if name in meta or value is None or (type(value) is int and value == 1):
-            signature.append((name, "constexpr"))
-            constants.append((name, value))
-        elif isinstance(value, torch.Tensor):
-            signature.append((name, NAMES[value.dtype]))
-            divisible.append(i)
-        else:
-            signature.append((name, "fp32" if isinstance(value, float) else "i32"))
-            if isinstance(value, int) and value % 16 == 0:
-                divisible.append(i)
-    return Launch(kernel, kernel.__name__, tuple(signature), tuple(constants), tuple(divisible), tuple(options.items()))
-
-
-@contextmanager
-def recorded(package: ModuleType) -> Iterator[list[Launch]]:
-    """The launches of a package's kernels, which do not run: on meta tensors they are chosen as on a GPU."""
-    found: list[Launch] = []
-    before = package.kernels.launch
-
-    def launch(kernel: Any, programs: int, *arguments: Any, **meta: Any) -> None:
-        one = launch_of(kernel, arguments, meta)
-        if one not in found:
-            found.append(one)
-
-    package.kernels.launch = launch
-    try:
-        with chosen(package):
-            yield found
-    finally:
-        package.kernels.launch = before
-
-
-@contextmanager
-def chosen(package: ModuleType) -> Iterator[None]:
-    """Kernels are chosen wherever they are on a GPU, also for meta tensors."""
-
-    def refusal(*tensors: torch.Tensor | None) -> str:
-        return "" if all(x is None or x.dtype in package.fused.DTYPES for x in tensors) else "dtype"
-
-    before, package.fused.refusal = package.fused.refusal, refusal
-    try:
-        yield
-    finally:
-        package.fused.refusal = before
-
-
 def compiled_graphs(package: ModuleType, module: nn.Module, shape: tuple[int, ...]) -> list[torch.fx.GraphModule]:
     """What `torch.compile(fullgraph=True)` hands to a compiler of a training step in bfloat16: forward, backward."""
     found: list[torch.fx.GraphModule] = []
@@ -227,16 +135,4 @@ def compiled_graphs(package: ModuleType, module: nn.Module, shape: tuple[int, ..
     with chosen(package):
         module = torch.compile(module.to("meta", torch.bfloat16).train(), fullgraph=True, backend=backend)
         module(torch.empty(shape, device="meta", dtype=torch.bfloat16)).sum().backward()
-    return found
-
-
-def launches(
-    package: ModuleType, module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, train: bool
-) -> list[Launch]:
-    """Every launch, once, of a forward run on the meta device, and of a backward run."""
-    module = module.to("meta", dtype).train(train)
-    with recorded(package) as found, torch.set_grad_enabled(train):
-        y = module(torch.empty(shape, device="meta", dtype=dtype))
-        if train:
-            y.sum().backward()
     return found

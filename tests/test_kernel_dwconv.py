@@ -263,6 +263,7 @@ GPUS = [
     pytest.param("convnext_t", True, torch.float32, CAPABILITIES, marks=pytest.mark.full),
     pytest.param("convnext_t", False, torch.float32, CAPABILITIES, marks=pytest.mark.full),
     pytest.param("maxvit_t", False, torch.float32, CAPABILITIES, marks=pytest.mark.full),
+    pytest.param("hornet_t", False, torch.bfloat16, CAPABILITIES, marks=pytest.mark.full),
 ]
 
 

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from archdsl.api import compile_spec, elaborate
 from archdsl.passes.attend_in_place import AttendInPlace
 from archdsl.passes.fuse import Fuse
-from archdsl.passes.fusions.mlp import Mlp
 from archdsl.passes.fusions.norm_linear import NormLinear
 from archdsl.passes.fusions.project_residual import ProjectResidual
 from archdsl.passes.pipeline import level
-from tests.compiled import CAPABILITIES, SHARED_MEMORY, deviations, interpreter, launches, package, poisoned, recorded
+from tests.compiled import CAPABILITIES, SHARED_MEMORY, deviations, interpreter, launches, package, recorded
 
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3}
 PRODUCTS = (*level(1), AttendInPlace(), Fuse("norm_linear+project_residual"))
@@ -130,50 +129,6 @@ def test_products_with_residuals_are_pytorchs(interpreting: Executor, case: str,
     assert max(found) <= ROUNDING[dtype], found
 
 
-def paired(
-    dtype: torch.dtype, size: tuple[int, ...], hidden: int, act: str, norm: bool = True, scale: bool = False,
-    bias: bool = True, whole: bool = False,
-) -> float:  # fmt: skip
-    """Deviation of the result; `whole`: by the step that chooses the kernel, not by the kernel's launcher."""
-    of = package(compile_spec("swin_t", passes=MLPS, overrides=SMALL).files)
-    torch.manual_seed(0)
-    c = size[-1]
-    shapes = (c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,), size, (c,)
-    given = norm, norm, True, bias, True, bias, True, scale
-    tensors = [
-        torch.randn(size) + 1,
-        *(torch.randn(n) if there else None for n, there in zip(shapes, given, strict=True)),
-    ]
-
-    def compute(to: torch.dtype, step: bool) -> Tensor:
-        x, gain, shift, *weights, residual, factor = (None if t is None else t.to(dtype).to(to) for t in tensors)
-        if not step:
-            return of.kernels.fused_mlp(x, gain, shift, *weights, residual, factor, 1e-5, act)
-        normed = layer(nn.LayerNorm, gain, shift) if norm else None
-        first, last = layer(nn.Linear, *weights[:2]), layer(nn.Linear, *weights[2:])
-        return of.fused.fused_mlp(x, first, last, residual, normed, factor, act=act)
-
-    with torch.no_grad():
-        wanted = compute(torch.float64, True)
-        with poisoned():
-            found = compute(dtype, whole)
-    return ((found.double() - wanted).norm() / wanted.norm()).item()
-
-
-PAIRED: dict[str, dict[str, object]] = {
-    "swin": {"size": (2, 9, 8, 96), "hidden": 80, "act": "gelu", "whole": True},
-    "scaled": {"size": (1, 5, 64), "hidden": 48, "act": "gelu_tanh", "scale": True, "norm": False},
-    "narrow": {"size": (3, 5, 7, 20), "hidden": 24, "act": "silu", "bias": False, "scale": True},
-}
-
-
-@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-@pytest.mark.parametrize("case", PAIRED)
-def test_paired_products_are_pytorchs(interpreting: Executor, case: str, dtype: torch.dtype) -> None:
-    found = interpreting.submit(paired, dtype, **PAIRED[case]).result()
-    assert found <= ROUNDING[dtype]
-
-
 def test_rows_that_complete_a_map_are_seen(interpreting: Executor) -> None:
     """The comparison finds a kernel that reads a row of the map where there is none."""
     found = interpreting.submit(normed, torch.float32, **NORMED["padded"], uncompleted=True).result()
@@ -242,29 +197,24 @@ def test_every_product_is_one_step_and_computes_the_same(spec: str, counts: tupl
 
 
 DECLINED = {
-    "return x |> ln |> linear[64] |> sigmoid": "its kernel does not compute `sigmoid`",
+    "return x |> ln |> linear[64] |> tanh": "its kernel does not compute `tanh`",
     "return x |> rms |> linear[64]": "its kernel does not compute `rms`",
     "return x |> ln |> windows[7] |> linear[64] |> merge": "its kernel does not compute `windows`",
-    "y = ln(x)\n return linear[64](y) * linear[64](y)": "2 layers are no single product",
+    "y = ln(x)\n return relu(linear[64](y)) * linear[64](y)": "its layers have not all one activation",
     "y = ln(x)\n return linear[64](y) + y": "others read the result of its `ln`",
     "return x |> gap |> ln |> linear[10]": "it is not of a sample's positions",
     "return x |> linear[257] |> ln |> linear[10]": "257 channels are too many",
     "return x |> linear[8] |> ln |> linear[10]": "8 channels are too few",
-    "return x + (linear[64](relu(x)) * 0.5)": "its kernel scales by a number a channel",
-    "return x + bn(linear[64](x))": "its kernel does not compute `bn`",
     "y = linear[64](relu(x))\n return y + y": "it is not added to another value",
-    "return x + param@p[64] * (param@q[64] * linear[64](x))": "its kernel scales once, then drops",
+    "return x + param@p[64] * (param@q[64] * linear[64](x))": "its kernel scales by one parameter",
     "return linear[300](x) + linear[300](relu(x))": "300 channels are too many",
-    "return linear[32](x) + (x |> linear[96] |> gelu |> linear[32])": "its kernel gives as many channels as it takes",
-    "x = linear[256](x)\n return x + (x |> linear[96] |> gelu |> linear[256])": "256 channels are too many for a row",
-    "return x + (x |> gn |> linear[96] |> sigmoid |> linear[64])": "its kernel does not compute `sigmoid`",
 }
 
 
 @pytest.mark.parametrize("body", DECLINED)
 def test_what_the_kernels_do_not_compute_stays(body: str) -> None:
     graph = elaborate(f"language 1\narch cell[] {{\n  input x: map[64, 14, 14]\n  {body}\n}}\n")
-    rules = NormLinear(), ProjectResidual(), Mlp()
+    rules = NormLinear(), ProjectResidual()
     found = [(r, p) for n in graph.nodes() for r in rules if (p := r.pattern(graph, n)) is not None]
     assert any(DECLINED[body] in (r.check(graph, p) or r.beyond(graph, p)) for r, p in found)
 
@@ -309,6 +259,6 @@ def test_few_rows_spread_over_a_gpu() -> None:
     x, weight = (torch.empty(n, 96, device="meta", dtype=torch.float16) for n in (3136, 384))
     with recorded(of):
         programs: list[int] = []
-        of.kernels.launch = lambda kernel, count, *args, **meta: programs.append(count)
+        of.kernels.launch = lambda kernel, count, *args, **meta: programs.append(count(meta))
         of.kernels.norm_linear_forward(x, weight[0], None, weight, None, 1e-5, 0, 0, "", False)
     assert programs == [49 * 6]

@@ -33,6 +33,7 @@ LAYERS = (
     "deviation",
     "deployment",
     "bench",
+    "tuning",
     "describe",
     "output",
     "arguments",

@@ -26,7 +26,18 @@ from archdsl.testing import check_export, check_neighbours, check_op, run_op
 
 VOCABULARY = Vocabulary.of()
 CHECKED = [name for name, cls in VOCABULARY.items() if cls.examples]
-GIVEN_LAYERS = ("dwconv_norm", "fused_mlp", "linear_residual", "norm_linear", "pool_mixer")
+GIVEN_LAYERS = (
+    "conv_norm",
+    "dwconv_norm",
+    "fused_mbconv",
+    "fused_mlp",
+    "linear_residual",
+    "merged_linear",
+    "norm_linear",
+    "patch_merge",
+    "pool_mixer",
+    "scale_residual",
+)
 """Ops whose operands are layers: the tests of their kernels check them."""
 
 MAP = TensorType("map", (6, 5, 7))

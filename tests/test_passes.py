@@ -172,24 +172,31 @@ def test_a_level_computes_what_the_graph_does(twin: Twin, passes: Sequence[Pass]
 
 
 @pytest.mark.parametrize(
-    "twin",
-    [
-        pytest.param(
-            t, id=t.spec, marks=() if t.spec in ("swin_t", "convnext_t", "poolformer_s12") else pytest.mark.full
-        )
-        for t in ARCHITECTURES
-    ],
+    "twin", [pytest.param(t, id=t.spec, marks=() if t.spec in QUICK else pytest.mark.full) for t in ARCHITECTURES]
 )
 def test_graphs_with_kernels_compute_what_the_graph_does(twin: Twin) -> None:
     compare_passes(twin, KERNELS)
 
 
-def compare_passes(twin: Twin, passes: Sequence[Pass]) -> None:
-    """Small and shallow, at another than the declared size where there is one: forward and every gradient, fp64."""
+@pytest.mark.parametrize(
+    "twin", [pytest.param(t, id=t.spec, marks=() if t.spec == "repvit_m1" else pytest.mark.full) for t in ARCHITECTURES]
+)
+def test_deployed_graphs_with_kernels_compute_what_deployed_graphs_do(twin: Twin) -> None:
+    compare_passes(twin, KERNELS, LEVELS[1], mode="deploy")
+
+
+def compare_passes(twin: Twin, passes: Sequence[Pass], plainly: Sequence[Pass] = LEVELS[0], mode: str = "eval") -> None:
+    """Small and shallow, at another than the declared size where there is one, in fp64: forward and every gradient.
+
+    What is deployed is not trained, and has no gradients to compare.
+    """
     parameters = {**twin.tiny, **twin.settled, **({"dpr": 0.0} if twin.drops else {})}
     plain, better = (
-        compile_spec(twin.spec, input=(3, *twin.size), overrides=parameters, passes=p).module().double().eval()
-        for p in (LEVELS[0], passes)
+        compile_spec(twin.spec, input=(3, *twin.size), overrides=parameters, passes=p, mode=mode)
+        .module()
+        .double()
+        .eval()
+        for p in (plainly, passes)
     )
     randomise(plain, gain=twin.gain)
     better.load_state_dict(plain.state_dict())
@@ -197,7 +204,9 @@ def compare_passes(twin: Twin, passes: Sequence[Pass]) -> None:
     results = []
     for module in (plain, better):
         y = module(x)
-        results.append((y, torch.autograd.grad(y.square().sum(), list(module.parameters()), allow_unused=True)))
+        trained = [] if mode == "deploy" else list(module.parameters())
+        gradients = torch.autograd.grad(y.square().sum(), trained, allow_unused=True) if trained else ()
+        results.append((y, gradients))
     (one, gradients), (other, others) = results
     assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
     for a, b in zip(gradients, others, strict=True):

@@ -9,9 +9,11 @@ from archdsl.ops.conv import Conv
 from archdsl.ops.linear import Linear
 from archdsl.ops.local_mix import LocalMix
 from archdsl.ops.local_scores import LocalScores
+from archdsl.ops.map_attention import MapAttention
 from archdsl.ops.mix import Mix
 from archdsl.ops.rel_pos_q import RelPosQ
 from archdsl.ops.scores import Scores
+from archdsl.ops.window_attention import WindowAttention
 
 KINDS: dict[str, str] = {
     "dense": "convolutions larger than 1x1 that mix channels, grouped ones too",
@@ -25,7 +27,7 @@ KINDS: dict[str, str] = {
 MATRIX = ("dense", "pointwise", "attention")
 """The kinds that matrix units compute."""
 
-_ATTENTION = (Attend, Scores, Mix, LocalScores, LocalMix, RelPosQ)
+_ATTENTION = (Attend, Scores, Mix, LocalScores, LocalMix, RelPosQ, WindowAttention, MapAttention)
 
 
 def kind_of(graph: Graph, path: str) -> str:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from archdsl.ir.sizes import ceil_div, minimum
 from archdsl.ir.types import Pair, TensorType
 from archdsl.ops.base import Call, Example, Op, Order, Torch, attr, need, of_samples, pair
+from archdsl.ops.windows import window_source
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,6 @@ class Complete(Op):
         return int(inputs[0] is not None and inputs[0].size != outputs[0].size)
 
     def torch(self, call: Call) -> Torch | str:
-        h, w = pair(self.size)
+        x = need(call.inputs[0], "map", self)
         fixed = "" if self.clamp else ", clamp=False"
-        return Torch(f"complete({{x}}, {{size}}{fixed})", "", {"size": h if h == w else (h, w)}, ("complete",))
+        return Torch(f"complete({{x}}, {{size}}{fixed})", "", {"size": window_source(self.size, x.size)}, ("complete",))

@@ -11,7 +11,7 @@ from archdsl.ops.attend import Attend
 from archdsl.ops.base import Call, Example, Op, Order, ShapeError, Torch, attr, need, pair
 from archdsl.ops.complete import Complete
 from archdsl.ops.grids import Grids
-from archdsl.ops.windows import Windows
+from archdsl.ops.windows import Windows, window_source
 
 _QKV, _MAP = TensorType("map", (24, 8, 12)), TensorType("map", (8, 8, 12))
 _PARTS = (_MAP, _MAP, _MAP)
@@ -123,7 +123,8 @@ class WindowAttention(Op):
         def one(numbers: Pair) -> Static:
             return numbers[0] if numbers[0] == numbers[1] else numbers
 
-        numbers: dict[str, Static] = {"heads": self.heads, "size": one(pair(self.size))}
+        like = need(call.inputs[5] if call.has(5) else None, "map", self, "like")
+        numbers: dict[str, Static] = {"heads": self.heads, "size": window_source(self.size, like.size)}
         given = [f"{{{port}}}" for port, slot in (("q", 0), ("k", 1), ("v", 2)) if call.has(slot)]
         args = [*given, "heads={heads}", "size={size}", "extent={like}.shape[1:3]"]
         if self.shift is not None and not self.grid:

@@ -120,9 +120,14 @@ class Windows(Op):
         return Torch("{self}({xs})", cut, numbers, ("shifted_windows",), recomputed=("extent",))
 
     def size_source(self, call: Call) -> Static:
-        """The window as the emitted code states it: an axis that is the map's own, whatever the input, is None."""
+        """The window as the emitted code states it."""
         x = call.inputs[0]
         assert x is not None
-        whole = [isinstance(s, Size) and expr_of(s) == expr_of(n) for s, n in zip(pair(self.size), x.size, strict=True)]
-        height, width = (None if w else s for w, s in zip(whole, pair(self.size), strict=True))
-        return height if height == width and height is not None else (height, width)
+        return window_source(self.size, x.size)
+
+
+def window_source(size: int | Pair, extent: Pair) -> Static:
+    """A window as emitted code states it: an axis that is the map's own, whatever the input, is None."""
+    whole = [isinstance(s, Size) and expr_of(s) == expr_of(n) for s, n in zip(pair(size), extent, strict=True)]
+    height, width = (None if w else s for w, s in zip(whole, pair(size), strict=True))
+    return height if height == width and height is not None else (height, width)

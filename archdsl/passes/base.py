@@ -10,9 +10,11 @@ from typing import ClassVar
 
 from archdsl.ir.graph import Graph, Guard, Node, Operation, Parameter, Region, Value
 from archdsl.ir.sizes import expr_of
-from archdsl.ir.types import TensorType
+from archdsl.ir.types import Pair, TensorType
 from archdsl.ir.verify import Finding
-from archdsl.ops.base import Order, op_of
+from archdsl.ops._pooling import Pool
+from archdsl.ops.base import Op, Order, op_of, pair
+from archdsl.ops.conv import Conv
 
 MOVES = ("windows", "grids", "merge", "regroup", "zero_padding")
 """Ops that put maps in another order, and compute nothing."""
@@ -71,6 +73,19 @@ def ported(graph: Graph, node: Node) -> list[tuple[str, Value | None]]:
     return [(ports[min(slot, len(ports) - 1)].strip("?*"), v) for slot, v in enumerate(graph.operands(node))]
 
 
+def by_cells(op: Op, cell: Pair) -> bool:
+    """Whether an op that runs over a whole map reads its cells apart, and gives each its own positions.
+
+    Convolutions and poolings do whose kernels do not overlap and end where cells do.
+    """
+    if not isinstance(op, Conv | Pool) or op.pad != "zeros" or pair(op.p or 0) != (0, 0):
+        return False
+    spans = [(op.d if isinstance(op, Conv) else 1) * (k - 1) + 1 for k in pair(op.k)]
+    strides = pair(op.k if op.s is None else op.s)
+    whole = all(span <= s and n % s == 0 for span, s, n in zip(spans, strides, cell, strict=True))
+    return whole and not (isinstance(op, Pool) and op.ceil)
+
+
 def astray(before: Graph, after: Graph) -> Iterator[Finding]:
     """Ops that look beyond a position and find another order of positions than before a pass.
 
@@ -90,7 +105,8 @@ def astray(before: Graph, after: Graph) -> Iterator[Finding]:
                 ]
                 for graph, one in ((before, was), (after, node))
             ]
-            if frames[0] != frames[1]:
+            cell = next((f.inner for _, found in filter(None, frames[0][:1]) for f in found[-1:]), None)
+            if frames[0] != frames[1] and (cell is None or not by_cells(op_of(node), cell)):
                 yield node.path, f"`{node.op.name}` {order.value}, and its operands are in another order than before"
 
 
@@ -216,7 +232,12 @@ class Draft:
                 graph.net.add_edge(value.node, node.path, key=slot, index=value.index)
 
     def _region(self, region: Region) -> Region:
-        ports = tuple((name, self.now(v)) for name, v in region.ports if self.now(v).node not in self._gone)
-        results = tuple(self.now(v) for v in region.results if self.now(v).node not in self._gone)
+        ports = tuple((name, self.now(v)) for name, v in region.ports if self._lasts(self.now(v)))
+        results = tuple(self.now(v) for v in region.results if self._lasts(self.now(v)))
         unchanged = ports == region.ports and results == region.results
         return region if unchanged else replace(region, ports=ports, results=results)
+
+    def _lasts(self, value: Value) -> bool:
+        """Whether there still is a value: neither was its op taken out, nor does another give something else there."""
+        instead = self._swapped.get(value.node)
+        return value.node not in self._gone and (instead is None or value in instead.values)

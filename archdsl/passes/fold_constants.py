@@ -10,6 +10,7 @@ from archdsl.ir.graph import Graph, Guard, Node, Parameter, Region, Value
 from archdsl.ir.sizes import Condition, Size, pins
 from archdsl.ir.types import TensorType
 from archdsl.ir.verify import Finding
+from archdsl.ops._held import Held
 from archdsl.ops.base import Call, op_of
 from archdsl.ops.constant import Constant
 from archdsl.passes.base import Draft, Pass, Property, shared
@@ -71,12 +72,12 @@ def constants(graph: Graph) -> Iterator[Folded]:
 
 
 def _origin(graph: Graph, node: Node, known: dict[str, _Origin]) -> _Origin | None:
-    """None where a value is another at each run, cannot be computed, or is not there in all calls of shared weights."""
+    """None where a value is another at each run, is no tensor, or is not there in all calls of shared weights."""
     operands = [v for v in graph.operands(node) if v is not None]
     before = [known.get(v.node) for v in operands if not v.type.batched]
     op = op_of(node)
     lowered = op.torch(Call(graph.operand_types(node), node.outputs, op.axes[0]))
-    if op.training or isinstance(lowered, str) or None in before:
+    if op.training or isinstance(op, Held) or isinstance(lowered, str) or None in before:
         return None
     origins = [o for o in before if o is not None]
     asked = _asked(graph, (*node.outputs, *(v.type for v in operands)))

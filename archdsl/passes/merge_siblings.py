@@ -89,13 +89,13 @@ def _worthwhile(graph: Graph, value: Value, layers: Sequence[Node]) -> list[Node
     Each but one saves reading the value. A part of the result does not lie in one piece, so who has to copy it first
     reads and writes it once more.
     """
-    costs = [2 * layer.outputs[0].elements * _copied(graph, layer.value()) for layer in layers]
+    costs = [2 * layer.outputs[0].elements * copied(graph, layer.value()) for layer in layers]
     chosen = [layer for layer, cost in zip(layers, costs, strict=True) if cost < value.type.elements]
     saved = (len(chosen) - 1) * value.type.elements
     return chosen if saved > sum(cost for cost in costs if cost < value.type.elements) else []
 
 
-def _copied(graph: Graph, value: Value) -> bool:
+def copied(graph: Graph, value: Value) -> bool:
     """Whether something that reads the value, or a view of it, would have a part of a tensor copied."""
     ahead, seen = [value], {value}
     while ahead:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-STATES = 256
+STATES = 1024
 """Choices that are kept side by side."""
 
 

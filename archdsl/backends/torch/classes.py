@@ -24,6 +24,7 @@ from archdsl.backends.torch.uses import Row, merged
 from archdsl.ir.graph import Graph, Static, Value
 from archdsl.ops.base import Call, Torch, op_of
 from archdsl.ops.drop_path import DropRate
+from archdsl.ops.held_conv import HeldConv
 
 SYMBOLS = {"drop_path_rate": "float", "in_chans": "int", "num_classes": "int"}
 """Arguments of the model that classes pass through where their parts need them, and their types."""
@@ -347,6 +348,8 @@ class Classifier:
     def reads_image(self, step: Step) -> bool:
         """Whether a weight's input channels are the image's: it reads the input, resized or cut perhaps."""
         value = step.operands[0] if step.operands else None
+        if step.node is not None and isinstance(step.node.op, HeldConv):
+            value = next((self.graph.operands(user)[0] for user, _ in self.graph.users(step.node.value())), None)
         while value is not None:
             node = self.graph.node(value.node)
             if node.op.name == "input":

@@ -20,6 +20,8 @@ from archdsl.backends.torch.modes import joined
 from archdsl.backends.torch.plan import Planner, Step, Unsupported, layer_name
 from archdsl.backends.torch.reserved import class_name, module_names
 from archdsl.backends.torch.templates import environment, helper_sources
+from archdsl.backends.torch.tiles import Tiles
+from archdsl.backends.torch.uses import Row
 from archdsl.ir.graph import Graph, Guard, Node, Value
 from archdsl.ir.sizes import Condition, Size, evaluate, pins, text
 from archdsl.ops._held import Held
@@ -43,15 +45,21 @@ FAR = 1 << 20
 """A height at which a few rows more or less do not count."""
 
 
-def emit(graph: Graph, digest: str = "", version: str = "", settled: Graph | None = None) -> dict[str, str]:
+def emit(
+    graph: Graph,
+    digest: str = "",
+    version: str = "",
+    settled: Graph | None = None,
+    tiles: Tiles | None = None,
+) -> dict[str, str]:
     """File name -> text of the package for a graph.
 
     `model.py` is the architecture, `layers.py` what it is made of, `backbone.py` timm's interface, `__init__.py`
     the names to import. `digest` identifies the spec's source and `version` the compiler, for the header. A training
     graph of several results needs the eval graph, `settled`, for the one result that its module has in eval mode.
-    Raises Unsupported.
+    `tiles` says with which constants kernels are launched. Raises Unsupported.
     """
-    return {"__init__.py": _init(graph), **_Module(graph, digest, version, settled).files()}
+    return {"__init__.py": _init(graph), **_Module(graph, digest, version, settled, tiles or Tiles()).files()}
 
 
 def _init(graph: Graph) -> str:
@@ -79,10 +87,10 @@ class ClassSource:
 class _Module:
     """One model.py."""
 
-    def __init__(self, graph: Graph, digest: str, version: str, settled: Graph | None) -> None:
+    def __init__(self, graph: Graph, digest: str, version: str, settled: Graph | None, tiles: Tiles) -> None:
         trained = len(graph.outputs) if settled is not None else 0
         graph = graph if settled is None else joined(graph, settled)
-        self.graph, self.digest, self.version = graph, digest, version
+        self.graph, self.digest, self.version, self.tiles = graph, digest, version, tiles
         self.env = environment()
         self.root = Planner(graph).plan()
         classifier = Classifier(graph)
@@ -135,7 +143,7 @@ class _Module:
                 text = text.replace("import torch\n", "")
             out["layers.py"] = text
         if fused:
-            out |= kernel_sources(self.graph, self.version, sorted(fused), names, self.helpers)
+            out |= kernel_sources(self.graph, self.version, sorted(fused), names, self.helpers, self.tiles)
         return out
 
     def render(self, template: str, context: dict[str, Any]) -> str:
@@ -150,7 +158,7 @@ class _Module:
         lines: list[str] = []
         lists: dict[str, dict[str, str]] = {}
         shared: dict[str, str] = {}
-        for k in _by_weights(cls.template.steps):
+        for k in _by_weights(cls.template.steps, cls.rows, self.graph):
             step = cls.template.steps[k]
             code = cls.codes[k].construct
             if code and shared.setdefault(step.attr, code) != code:
@@ -263,6 +271,7 @@ class _Module:
             "arguments": written.arguments,
             "construct": self.construct(cls),
             "features": _tidy(written.features),
+            "whole": written.whole,
             "pooling": written.pooling,
             "post": _tidy(written.post),
             "tail": written.tail,
@@ -408,7 +417,7 @@ class _Module:
                 makes = [t for reader in readers.get(node.value(), ()) for t in reader.outputs]
                 table = len(self.graph.params[node.module].shape) > 1
             else:
-                makes, table = list(node.outputs), node.op.name == "rel_pos_q"
+                makes, table = list(node.outputs), node.op.name in ("rel_pos_q", "rel_pos_axes")
                 names = [] if node.op.name == "bn_factors" or isinstance(node.op, Held) else names
             if table or (makes and not any(t.batched for t in makes)):
                 found.update(dict.fromkeys(names))
@@ -579,12 +588,32 @@ def _usual_bias(weight: str) -> str:
     return "torch" if weight == "torch" else "zeros"
 
 
-def _by_weights(steps: Sequence[Step]) -> list[int]:
-    """The steps in the order in which their weights are in the state dict."""
-    places = []
+def _by_weights(steps: Sequence[Step], rows: Sequence[Row], graph: Graph) -> list[int]:
+    """The steps in the order in which their weights are in the state dict.
+
+    A layer may be handed on ahead of others whose weights come before its own.
+    """
+    order = {path: i for i, path in enumerate(graph.params)}
+
+    def own(step: Step) -> int:
+        nodes = [graph.node(p) for child in step.children for p in child.nodes] if step.node is None else [step.node]
+        return min((order[path] for node in nodes for _, path in node.params), default=-1)
+
+    def ahead(k: int) -> list[int]:
+        """The steps behind k whose weights come before its own, in an instance that has it."""
+        row = next((row for row in rows if row[k] is not None), steps)
+        first = [-1 if step is None else own(step) for step in row]
+        return [m for m in range(k + 1, len(steps)) if 0 <= first[m] < first[k]]
+
+    held = [s.node is not None and isinstance(s.node.op, Held) and bool(s.node.params) for s in steps]
+    places: list[float] = []
     for k, step in enumerate(steps):
-        norm = step.node is not None and step.node.op.name == "bn_factors"
-        places.append(next((m + 0.5 for m in range(k, len(steps)) if norm and step.results[0] in steps[m].operands), k))
+        rest, place = range(k + 1, len(steps)), float(k)
+        if step.node is not None and step.node.op.name == "bn_factors":
+            place = next((m + 0.5 for m in rest if step.results[0] in steps[m].operands), place)
+        elif held[k]:
+            place = max((m + 0.5 for m in ahead(k)), default=place)
+        places.append(place)
     return sorted(range(len(steps)), key=places.__getitem__)
 
 

@@ -12,7 +12,7 @@ from archdsl.backends.torch.plan import Instance, Step, Unsupported
 from archdsl.ir.graph import Value
 from archdsl.ops.base import Order, op_of
 
-POOLS = {"gap": "avg", "mean": "avg", "token": "token"}
+POOLS = {"gap": "avg", "mean": "avg", "pool_head": "avg", "token": "token"}
 """timm's names for the ops that end a feature map or sequence in one vector."""
 
 
@@ -163,6 +163,8 @@ class HeadSource:
 
     arguments: str
     features: list[str]
+    whole: str
+    """What a kernel computes of features where logits are asked for, if there is one."""
     pooling: str
     post: list[str]
     tail: list[str]
@@ -207,7 +209,16 @@ def source(head: Head, cls: ModuleClass, orders: Orders) -> HeadSource:
     helpers = [*lowered.helpers, *(h for part in [*written, aside] for h in part.helpers)]
     arguments = ", ".join(f"{n}: Tensor" for n in names)
     pooling = fill(lowered.expr, {**cls.codes[head.pool].numbers, "x": "x"})
-    return HeadSource(arguments, features, pooling, post, tail, beside, helpers)
+    return HeadSource(arguments, features, _whole(head), pooling, post, tail, beside, helpers)
+
+
+def _whole(head: Head) -> str:
+    """The call of a kernel that computes pooling, norm and logits, or ""."""
+    pooled = head.steps[head.pool].node
+    if pooled is None or pooled.op.name != "pool_head":
+        return ""
+    *norms, last = (f"self.{step.attr}" for step in head.steps[head.pool + 1 :])
+    return f"pool_head({', '.join(['x', last, *norms])})"
 
 
 __all__ = ["Head", "HeadSource", "Instance", "find", "source"]

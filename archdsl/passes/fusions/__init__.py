@@ -2,6 +2,7 @@
 
 from archdsl.passes.fusions.base import Rule
 from archdsl.passes.fusions.conv_first import ConvFirst
+from archdsl.passes.fusions.conv_norm import ConvNorm
 from archdsl.passes.fusions.dwconv_norm import DwconvNorm
 from archdsl.passes.fusions.fused_mbconv import FusedMbconv
 from archdsl.passes.fusions.local_mix import LocalMix
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     ConvFirst(),
     Mbconv(),
     FusedMbconv(),
+    ConvNorm(),
     PoolMixer(),
     LocalMix(),
     ScaleResidual(),

@@ -5,13 +5,11 @@ Some rules have their kernel; others state what one would do, so that a plan can
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from archdsl.device.model import Work
-from archdsl.device.plan import alone
 from archdsl.ir.graph import Graph, Node, Value
 from archdsl.ops._held import Held
 from archdsl.ops._pointwise import Pointwise
@@ -37,8 +35,6 @@ STREAMED = 1024
 """Channels of a position that a kernel without accumulators holds, or runs through with sums on the side."""
 KERNEL = 31
 """The widest neighbourhood: above, a tile's load is mostly halo."""
-TILE = 16
-"""Positions of a tile on each axis, where ops before a neighbourhood are computed again in the tiles' halos."""
 
 HELD: dict[str, type[Held]] = {
     "ln": HeldLn,
@@ -108,6 +104,7 @@ def hold_drop(draft: Draft, node: Node) -> Value:
     op = HeldDropPath(**attributes)
     module = replace(node, op=op, outputs=op.infer(), names=())
     draft.swap(module, operands=())
+    draft.use(module.value(), instead_of=node.value())
     return module.value()
 
 
@@ -124,7 +121,7 @@ def role(graph: Graph, node: Node) -> str:
         types = graph.operand_types(node)
         return "add" if len(types) == 2 and types[0] == types[1] else "shift"
     if isinstance(op, Pointwise):
-        return "act"
+        return "identity" if op.name == "identity" else "act"
     if op.name in ("windows", "grids", "regroup"):
         plain = len(node.outputs) == 2 and not node.outputs[0].frames[-1].halo
         return "cut" if plain else op.name
@@ -194,6 +191,11 @@ def chain(graph: Graph, start: Node, steps: str) -> tuple[str, ...] | None:
     return tuple(n.path for n in found)
 
 
+def working(graph: Graph, paths: Sequence[str]) -> list[Node]:
+    """The ops of a match that do something: an identity, which goes with them, does not."""
+    return [n for n in map(graph.node, paths) if n.op.name != "identity"]
+
+
 def of_role(graph: Graph, paths: Sequence[str], *roles: str) -> Iterator[Node]:
     return (n for n in map(graph.node, paths) if role(graph, n) in roles)
 
@@ -223,6 +225,11 @@ def refused(graph: Graph, paths: Sequence[str], leaving: Collection[str] = ()) -
     return ""
 
 
+def in_head(graph: Graph, node: Node) -> bool:
+    """Whether an op is part of the head, whose classifier users replace."""
+    return any(region.kind == "head" for region in graph.region_chain(node.region))
+
+
 def too_wide(wide: int, limit: int) -> str:
     return f"{wide} channels are too many for a row in a tile ({limit})" if wide > limit else ""
 
@@ -243,29 +250,6 @@ def _span(node: Node) -> tuple[int, int]:
     d = op.d if isinstance(op, Conv) else 1
     height, width = pair(op.k)
     return d * (height - 1) + 1, d * (width - 1) + 1
-
-
-def halo(graph: Graph, paths: Sequence[str], at: Node) -> Work:
-    """What the ops before a convolution compute again in the halos of its tiles.
-
-    A tile is TILE positions of the result on each axis, and its halo ends at the map's border: a map that fits into
-    one tile has none.
-    """
-    op, (x,) = op_of(at), graph.operand_types(at)
-    assert isinstance(op, Conv) and x is not None
-    share = 1.0
-    for n, out, span, s in zip(x.size, at.outputs[0].size, _span(at), pair(op.s), strict=True):
-        tiles = math.ceil(int(out) / TILE)
-        share *= max(1.0, tiles * min((TILE - 1) * s + span, int(n)) / int(n))
-    total = Work(launches=0)
-    for path in paths[: paths.index(at.path)]:
-        total += alone(graph, graph.node(path))
-    return Work(
-        round(total.matrix * (share - 1)),
-        round(total.general * (share - 1)),
-        round(total.instructions * (share - 1)),
-        launches=0,
-    )
 
 
 def first(*reasons: str | Callable[[], str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from archdsl.device.model import Work
 from archdsl.ir.graph import Graph, Node, Value
 from archdsl.ops.base import op_of
 from archdsl.ops.complete import Complete
@@ -14,6 +15,7 @@ from archdsl.ops.norm_linear import ACTS
 from archdsl.ops.norm_linear import NormLinear as Kernel
 from archdsl.passes.base import Draft, ported
 from archdsl.passes.fusions.base import ROW, Rule, chain, channels, first, hold, kept, refused, role, too_wide
+from archdsl.passes.fusions.qkv_merge import apart, join, joining
 
 NARROW = 16
 """Channels of a position that a matrix unit takes at once."""
@@ -24,8 +26,8 @@ class NormLinear(Rule):
     """A channel norm in the load of the products that read it, and the activation in their store.
 
     A tile loads whole rows, gathered where the map is cut into windows behind the norm, and normalises them in
-    registers: the normalised map is never written. Inductor does not fuse a reduction into a product's load, nor an
-    activation into a library's product.
+    registers: the normalised map is never written. Several layers are one product, whose weights are joined at each
+    call. Inductor does not fuse a reduction into a product's load, nor an activation into a library's product.
     """
 
     name: ClassVar[str] = "norm_linear"
@@ -57,33 +59,53 @@ class NormLinear(Rule):
         nodes = [graph.node(path) for path in paths]
         x = graph.operand_types(nodes[0])[0]
         assert x is not None
-        layers = sum(n.op.name in ("linear", "conv") for n in nodes)
+        layers, tails = branches(graph, paths)
         odd = next((n.op.name for n in nodes if n.op.name not in ("ln", "complete", "linear", *ACTS)), "")
+        acts = {tail.op.name for layer, tail in zip(layers, tails, strict=True) if tail is not layer}
+        alike = not acts or (len(acts) == 1 and not any(tail in layers for tail in tails))
         return first(
             f"its kernel does not compute `{odd}`" if odd else "",
-            f"{layers} layers are no single product" if layers > 1 else "",
+            "" if alike else "its layers have not all one activation",
+            apart(graph, layers) if len(layers) > 1 else "",
             "" if x.batched and x.kind in ("map", "tokens") else "it is not of a sample's positions",
             f"{int(x.channels)} channels are too few for a matrix unit ({NARROW})" if x.channels < NARROW else "",
         )
 
     def rewrite(self, graph: Graph, paths: Sequence[str], draft: Draft) -> None:
         nodes = [graph.node(path) for path in paths]
-        norm, last = nodes[0], nodes[-1]
-        layer = next(n for n in nodes if n.op.name == "linear")
+        norm = nodes[0]
+        layers, tails = branches(graph, paths)
         complete = next((n.op for n in nodes if isinstance(n.op, Complete)), None)
         op = Kernel(
-            int(layer.outputs[0].channels),
-            "" if last is layer else last.op.name,
+            tuple(int(layer.outputs[0].channels) for layer in layers),
+            "" if tails[0] is layers[0] else tails[0].op.name,
             None if complete is None else complete.size,
             complete is None or complete.clamp,
         )
         (x,) = graph.operands(norm)
         assert x is not None
-        operands = [x, hold(graph, draft, norm), hold(graph, draft, layer)]
-        draft.swap(replace(last, op=op, module="", params=()), operands=operands)
+        given = [x, hold(graph, draft, norm)]
+        if len(layers) == 1:
+            given.append(hold(graph, draft, layers[0]))
+            draft.swap(replace(tails[0], op=op, module="", params=()), operands=given)
+        else:
+            join(graph, draft, op, given, layers, tails)
         draft.use(x, instead_of=norm.value())  # of those who ask for the size of its result
-        for node in nodes[:-1]:
-            draft.drop(node.path)
+        for path in set(paths) - {n.path for n in (*layers, *tails)}:
+            draft.drop(path)
+        if len(layers) == 1 and tails[0] is not layers[0]:
+            draft.drop(layers[0].path)
+
+    def again(self, graph: Graph, paths: Sequence[str]) -> Work:
+        layers, tails = branches(graph, paths)
+        return joining(graph, layers, tails) if len(layers) > 1 else Work(launches=0)
+
+
+def branches(graph: Graph, paths: Sequence[str]) -> tuple[list[Node], list[Node]]:
+    """The linear layers, and of each what is behind it: its activation, or itself."""
+    nodes = [graph.node(path) for path in paths]
+    at = [i for i, n in enumerate(nodes) if role(graph, n) == "pointwise"]
+    return [nodes[i] for i in at], [nodes[end - 1] for end in (*at[1:], len(nodes))]
 
 
 def takers(graph: Graph, value: Value) -> list[Node]:

@@ -103,7 +103,9 @@ def parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--seed", type=int, default=0, help="of the random numbers (0)")
     search.add_argument("--trials", type=_positive, default=1_000_000, help="distinct candidates to price (1000000)")
-    search.add_argument("--evaluate", default="", metavar="WHAT", help="then measure: proxy:NAME or latency:local")
+    search.add_argument(
+        "--evaluate", default="", metavar="WHAT", help="then measure: proxy:NAME, latency:local or train:RECIPE.toml"
+    )
     search.add_argument(
         "--evaluations", type=_positive, default=100, help="candidates to measure, where some are (100)"
     )

@@ -26,6 +26,7 @@ LAYERS = (
     "passes",
     "backends",
     "weights",
+    "training",
     "search",
     "testing",
     "api",

@@ -1,19 +1,25 @@
-"""Turns a graph into one number by running its module: zero-cost proxies, and the time it takes on this machine."""
+"""Turns a graph into one number by running its module: zero-cost proxies, its time here, a short training."""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from archdsl.backends.load import passing_module
 from archdsl.backends.running import one_thread
+from archdsl.backends.write import write_file
 from archdsl.diagnostics import did_you_mean, error
 from archdsl.ir.graph import Graph
+from archdsl.ir.hash import canonical_hash
 from archdsl.search.proxies import PROXIES, Inapplicable, Subject
+from archdsl.training.recipe import Recipe
+from archdsl.training.trainer import CHECKPOINT, Diverged, train
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,19 +94,68 @@ class LatencyEvaluator:
         return statistics.median(taken[self.warmup :])
 
 
+TRAIN = "train:"
+RESULT = "result.json"
+"""What a finished training leaves of its directory: what came of it, the checkpoint being gone."""
+
+
+@dataclass(frozen=True)
+class TrainEvaluator:
+    """Top-1, 0 to 1, after a short training on one thread or on a GPU; `home` keeps what a killed one goes on from."""
+
+    name: str
+    recipe: Recipe
+    home: Path | None = None
+    direction: Direction = "maximize"
+
+    @property
+    def reproducible(self) -> bool:
+        """A processor computes the same twice."""
+        import torch
+
+        return not torch.cuda.is_available()
+
+    def evaluate(self, graph: Graph, seed: int) -> Evaluation:
+        place = None if self.home is None else self.home / canonical_hash(graph)[:16]
+        if place is not None and (place / RESULT).exists():
+            return Evaluation(**json.loads((place / RESULT).read_text(encoding="utf-8")))
+
+        def trained(subject: Subject) -> float:
+            from archdsl.training.data import data
+
+            channels, height, width = subject.shape
+            found = data(self.recipe.data, (channels, height, width))
+            classes = graph.outputs[0].type.elements
+            if found.classes > classes:
+                raise Inapplicable(f"it has {classes} classes, and `{self.recipe.data}` {found.classes}")
+            return train(subject.module, self.recipe, found, seed, place).accuracy
+
+        found = _measured(graph, seed, trained)
+        if place is not None and not found.reason:
+            write_file(place / RESULT, json.dumps({"value": found.value}) + "\n")
+            (place / CHECKPOINT).unlink(missing_ok=True)
+        return found
+
+
 LATENCY = LatencyEvaluator()
 
 
 def evaluators() -> tuple[Evaluator, ...]:
-    """All there are."""
+    """All that need no recipe."""
     return (*(ProxyEvaluator(name) for name in PROXIES), LATENCY)
 
 
-def evaluator(text: str) -> Evaluator:
-    """The evaluator that `proxy:NAME` or `latency:local` names. Raises E-EVALUATOR."""
+def evaluator(text: str, recipe: Recipe | None = None, home: Path | None = None) -> Evaluator:
+    """The evaluator that `proxy:NAME`, `latency:local` or `train:RECIPE.toml` names. Raises E-EVALUATOR, E-RECIPE.
+
+    `recipe` is the recipe of a training that was read before, `home` the directory of what it goes on from.
+    """
+    if text.startswith(TRAIN):
+        path = Path(text.removeprefix(TRAIN))
+        return TrainEvaluator(f"{TRAIN}{path.name}", Recipe.read(path) if recipe is None else recipe, home)
     known = {e.name: e for e in evaluators()}
     if text not in known:
-        help = did_you_mean(text, known) or f"one of {', '.join(known)}"
+        help = did_you_mean(text, known) or f"one of {', '.join(known)}, {TRAIN}RECIPE.toml"
         raise error("E-EVALUATOR", f"there is no evaluator `{text}`", help=help)
     return known[text]
 
@@ -128,7 +183,7 @@ def _measured(graph: Graph, seed: int, take: Callable[[Subject], float]) -> Eval
                 value = take(Subject(graph, module, seed))
     except Unsupported as e:
         return Evaluation(math.nan, f"cannot be written in PyTorch: {e}")
-    except Inapplicable as e:
+    except (Inapplicable, Diverged) as e:
         return Evaluation(math.nan, str(e))
     except MemoryError:
         return Evaluation(math.nan, "out of memory")

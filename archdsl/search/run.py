@@ -32,7 +32,7 @@ from archdsl.ir.graph import Graph
 from archdsl.ir.hash import canonical_hash
 from archdsl.search.archive import Archive, hypervolume
 from archdsl.search.budget import LOCAL, Measure, Objective, parse_budget, parse_objective
-from archdsl.search.evaluators import evaluator
+from archdsl.search.evaluators import Evaluator, TrainEvaluator, evaluator
 from archdsl.search.evolve import Evaluated, Evolution, State
 from archdsl.search.feasibility import reachable, unsound
 from archdsl.search.funnel import Evaluate, Found, Record, measured
@@ -45,6 +45,7 @@ from archdsl.search.store import SETTINGS, STATE, Store
 from archdsl.search.study import Member, Progress, Study
 from archdsl.search.subspace import Course, Subspace
 from archdsl.search.trials import refuse_taken, trials
+from archdsl.training.recipe import Recipe
 
 TRIALS = 1_000_000
 """Distinct candidates that a search sees unless told otherwise."""
@@ -70,7 +71,9 @@ class Settings:
     front: int = FRONT
     input: tuple[int, int, int] | None = None
     evaluate: str = ""
-    """What is measured of candidates that the analytic search kept: `proxy:NAME`, `latency:local`."""
+    """What is measured of candidates that the analytic search kept: `proxy:NAME`, `latency:local`, `train:FILE`."""
+    recipe: Recipe | None = None
+    """Of the training, as it was when the search began."""
     evaluations: int = EVALUATED
     evolve_space: int = 0
     """How often the space moves, at most, before it is searched."""
@@ -89,6 +92,10 @@ class Settings:
         """The names of what measures candidates: for an objective, and for budgets of time."""
         asked = [self.evaluate] if self.evaluate else []
         return tuple(dict.fromkeys([*asked, *([LOCAL.metric] if self.problem.timed else [])]))
+
+    def evaluator(self, name: str, home: Path | None = None) -> Evaluator:
+        """One of `evaluators`; `home` keeps what an interrupted training goes on from. Raises E-EVALUATOR."""
+        return evaluator(name, self.recipe, home)
 
 
 @dataclass
@@ -124,7 +131,9 @@ class Search:
         _refuse_endless(time_limit)
         problem = settings.problem
         if settings.evaluate:
-            evaluator(settings.evaluate)
+            chosen = settings.evaluator(settings.evaluate)
+            recipe = chosen.recipe if isinstance(chosen, TrainEvaluator) else None
+            settings = replace(settings, evaluate=chosen.name, recipe=recipe)
         if name is not None and (name != Path(name).name or name in ("", ".", "..")):
             raise error("E-RUN", f"`{name}` is no name of a directory", help="choose where it goes with --output")
         usual = "-".join([problem.space.declared.name.id, *(b.text for b in (*problem.budgets, *problem.timed))])
@@ -161,7 +170,8 @@ class Search:
             record = json.loads((directory / STATE / SETTINGS).read_text(encoding="utf-8"))
             sources = record.pop("sources")
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-            settings = Settings(**given)
+            recipe = given.pop("recipe", None)
+            settings = Settings(**given, recipe=None if recipe is None else Recipe(**recipe))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
             raise error(
                 "E-RUN", f"`{directory}` holds no search that could go on", help="start one without --resume"
@@ -220,8 +230,9 @@ class Search:
     def measured(self, problem: Problem, state: State, record: Record) -> Study:
         """The front of what is measured of the candidates that the analytic search kept."""
         settings, names = self.settings, self.settings.evaluators
-        goal = evaluator(settings.evaluate) if settings.evaluate else None
-        self.notes += [f"{name} is measured: not reproducible" for name in names if not evaluator(name).reproducible]
+        goal = settings.evaluator(settings.evaluate) if settings.evaluate else None
+        unsettled = [name for name in names if not settings.evaluator(name).reproducible]
+        self.notes += [f"{name} is measured: not reproducible" for name in unsettled]
         final = self.final(problem)
         with self.evaluating() as evaluate:
             archive, met = measured(
@@ -243,7 +254,7 @@ class Search:
         settings = self.settings
         objectives = tuple(map(parse_objective, settings.objectives)) or problem.objectives
         if settings.evaluate:
-            chosen = evaluator(settings.evaluate)
+            chosen = settings.evaluator(settings.evaluate)
             others = (o for o in objectives if o.measure.metric != "score")
             objectives = (Objective(Measure(chosen.name), chosen.direction == "maximize"), *others)
         out = replace(problem, objectives=tuple(dict.fromkeys(objectives)))
@@ -263,15 +274,20 @@ class Search:
     def evaluating(self) -> Iterator[Evaluate]:
         """The evaluation of points, here or in several processes."""
         if self.workers <= 1:
-            yield lambda rows: map(partial(_evaluated, self.settings), rows)
+            yield lambda rows: map(partial(_evaluated, self.settings, self.home), rows)
             return
         with self.pool() as pool:
             yield lambda rows: pool.map(_evaluate, rows)
 
+    @property
+    def home(self) -> Path:
+        """The directory of what interrupted trainings go on from."""
+        return self.directory / STATE / "training"
+
     def pool(self) -> ProcessPoolExecutor:
         """Processes that know the problem."""
         plain = replace(self.settings)  # without the problem, which each makes for itself
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (plain,))
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (plain, self.home))
 
     # -- generations -----------------------------------------------------------------------------------
 
@@ -488,9 +504,11 @@ class Search:
         }
         if settings.evaluators:
             found |= {"measured": list(settings.evaluators), "evaluations": settings.evaluations}
-            found["reproducible"] = all(evaluator(name).reproducible for name in settings.evaluators)
+            found["reproducible"] = all(settings.evaluator(name).reproducible for name in settings.evaluators)
         if settings.evaluate:
             found["evaluate"] = settings.evaluate
+        if settings.recipe is not None:
+            found["recipe"] = asdict(settings.recipe)
         if settings.evolve_space:
             found["evolve_space"] = settings.evolve_space
         if self.undivided:
@@ -501,27 +519,29 @@ class Search:
 # -- several processes ---------------------------------------------------------------------------------
 
 
-def _evaluated(settings: Settings, row: tuple[int, ...]) -> Found:
+def _evaluated(settings: Settings, home: Path, row: tuple[int, ...]) -> Found:
     """What the settings' evaluators find of one point."""
     problem = settings.problem
     point = problem.pricer.draws.point(row)
     base = problem.space.declared.base.id
     graph = problem.space.program.elaborate(base, overrides=point.overrides, input=settings.input)
-    return {name: evaluator(name).evaluate(graph, settings.seed) for name in settings.evaluators}
+    return {name: settings.evaluator(name, home).evaluate(graph, settings.seed) for name in settings.evaluators}
 
 
 _settings: Settings | None = None
 """Those of the search that this process works for."""
+_home = Path()
+"""What its trainings go on from."""
 
 
-def _begin(settings: Settings) -> None:
-    global _settings
-    _settings = settings
+def _begin(settings: Settings, home: Path) -> None:
+    global _settings, _home
+    _settings, _home = settings, home
 
 
 def _evaluate(row: tuple[int, ...]) -> Found:
     assert _settings is not None
-    return _evaluated(_settings, row)
+    return _evaluated(_settings, _home, row)
 
 
 def _price(points: Points, utilization: float) -> tuple[Evaluated, str]:

@@ -1,0 +1,1 @@
+"""Turns an architecture, a recipe and labelled images into weights and an accuracy."""

@@ -107,7 +107,7 @@ def _fusions(args: argparse.Namespace, spec: str) -> FusionPlan:
     before = [one for one in _passes(args)[0] or () if not isinstance(one, Fuse)]
     graph = optimize(_elaborate(args, spec), before)
     rules = [rule for rule in RULES if rule.generated or not generated]
-    found = plan(graph, machine, args.batch, element_type(machine, args.dtype), rules)
+    found = plan(graph, machine, args.batch, element_type(machine, args.dtype), rules, written=generated)
     if not generated:
         return found
     stay = (Declined("window_attention", (path,), why) for path, why in left(graph).items())

@@ -24,6 +24,7 @@ from archdsl.resources import template_dir
 from tests.compiled import chosen, interpreter, package
 from tests.test_kernel_keys import SPEC as WINDOWS
 from tests.test_kernel_local import SPEC as NEIGHBOURS
+from tests.test_kernel_mbconv import CELL as BOTTLENECKS
 
 ASKED = ("test_schema", "test_autograd_registration", "test_faketensor")
 """That an operator changes nothing it is given, has gradients where torch looks for them, and shapes without running.
@@ -62,6 +63,7 @@ CASES: dict[str, tuple[str, str, dict[str, object], str]] = {
     ),
     "neighbours": (NEIGHBOURS, "all", {}, ""),
     "windows": (WINDOWS, "pool_mixer", {}, ""),
+    "bottlenecks": (BOTTLENECKS, "mbconv", {}, ""),
 }
 """Small networks: all of them together have every operator."""
 

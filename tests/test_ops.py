@@ -27,11 +27,13 @@ from archdsl.testing import check_export, check_neighbours, check_op, run_op
 VOCABULARY = Vocabulary.of()
 CHECKED = [name for name, cls in VOCABULARY.items() if cls.examples]
 GIVEN_LAYERS = (
+    "conv_first",
     "conv_norm",
     "dwconv_norm",
     "fused_mbconv",
     "fused_mlp",
     "linear_residual",
+    "mbconv",
     "merged_linear",
     "norm_linear",
     "patch_merge",

@@ -88,6 +88,17 @@ def test_no_other_choice_costs_less(seed: int) -> None:
 # -- whole networks -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", ["train", "tune", "deploy"])
+@pytest.mark.parametrize("spec", EACH)
+def test_plans_of_what_other_passes_made(spec: str, mode: str) -> None:
+    """Layers whose weights are computed, and those of libraries, are no kernels' unless a rule knows them."""
+    graph = optimize(elaborate(spec, mode=mode), level(2))
+    for written in (False, True):
+        found = plan(graph, H200, 64, "bf16", written=written)
+        assert found.planned.picoseconds <= min(found.eager.picoseconds, found.inductor.picoseconds)
+        assert not written or all(region.written for region in found.regions if region.rule)
+
+
 @pytest.mark.parametrize("spec", EACH)
 def test_every_op_that_runs_is_in_one_region(spec: str) -> None:
     found = planned(spec)

@@ -8,7 +8,7 @@ least predicted time of the whole: what they take, and what is left of the bette
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -63,6 +63,11 @@ class Match:
     runs: tuple[str, ...]
     refused: str
 
+    def written(self, graph: Graph) -> bool:
+        """Whether there is a kernel that computes it."""
+        rule = self.rule
+        return bool(rule.made_by) or (rule.generated and not rule.beyond(graph, self.paths))
+
 
 @dataclass(frozen=True)
 class Region:
@@ -76,6 +81,8 @@ class Region:
     eager: Price
     inductor: Price
     planned: Price
+    written: bool = False
+    """Whether there is a kernel that computes these ops, or only a rule that says what one would."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class FusionPlan:
             "regions": [
                 {
                     "rule": row.region.rule or None,
-                    "generated": any(r.generated or r.made_by for r in RULES if r.name == row.region.rule),
+                    "generated": row.region.written,
                     "in": row.within,
                     "ops": list(row.ops),
                     "first": row.region.runs[0],
@@ -210,12 +217,11 @@ class FusionPlan:
             table.add_column(name, duration(total.seconds), justify="right", no_wrap=True)
         saved = min(e.picoseconds, i.picoseconds) - k.picoseconds
         table.add_column("saved", duration(saved * PICO), justify="right", no_wrap=True)
-        generated = {rule.name: rule.generated or rule.made_by for rule in RULES}
         for row in sorted((r for r in self.rows() if r.region.rule), key=lambda r: -r.saved):
             prices = row.region.eager, row.region.inductor, row.region.planned
             times = [duration(p.seconds) for p in prices]
             table.add_row(
-                row.region.rule if generated[row.region.rule] else f"({row.region.rule})",
+                row.region.rule if row.region.written else f"({row.region.rule})",
                 row.within,
                 row.shape,
                 str(row.count),
@@ -283,7 +289,10 @@ def plan(
             break
         barred.add(max((taken[i] for i in loop), key=lambda i: costs[i].picoseconds - apart[i]))
     inside = {p: i for i, k in enumerate(plans["inductor"]) for p in k.nodes}
-    regions = [pricing.region(able[i].rule.name, able[i].runs, inside, costs[i]) for i in taken]
+    regions = [
+        replace(pricing.region(able[i].rule.name, able[i].runs, inside, costs[i]), written=able[i].written(graph))
+        for i in taken
+    ]
     regions += [pricing.region("", runs, inside, pricing.one(runs)) for runs in rest]
     declined = [Declined(m.rule.name, m.runs, m.refused) for m in found if m.refused]
     used = {path: able[i].rule.name for i in taken for path in able[i].runs}

@@ -111,6 +111,8 @@ def hold_drop(draft: Draft, node: Node) -> Value:
 def role(graph: Graph, node: Node) -> str:
     """What an op is in a chain."""
     op = op_of(node)
+    if isinstance(op, Conv | Linear) and len(graph.operands(node)) > 1:
+        return op.name  # one whose weights are computed as it runs
     if isinstance(op, Conv):
         return _convolution(graph, node, op)
     if isinstance(op, Linear):

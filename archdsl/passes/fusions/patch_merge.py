@@ -25,6 +25,9 @@ BEHIND = 384
 NARROW = 16
 """Channels of a position that a matrix unit takes at once."""
 
+LAYERS = ("linear", "conv")
+"""What the product is of: these ops themselves, and none that a pass made of them."""
+
 
 @dataclass(frozen=True)
 class PatchMerge(Rule):
@@ -40,7 +43,8 @@ class PatchMerge(Rule):
 
     def pattern(self, graph: Graph, node: Node) -> tuple[str, ...] | None:
         if role(graph, node) == "cut":
-            return _ended(graph, chain(graph, node, "pack norm? pointwise"))
+            found = chain(graph, node, "pack norm? pointwise")
+            return _ended(graph, found) if found and graph.node(found[-1]).op.name in LAYERS else None
         if role(graph, node) == "norm":
             found = chain(graph, node, "dense")
             return _ended(graph, found) if found and _patches(graph.node(found[-1])) else None
@@ -99,7 +103,9 @@ class PatchMerge(Rule):
 def _patches(node: Node) -> bool:
     """Whether an op is a convolution whose kernels touch, and neither overlap nor leave anything out between them."""
     op = op_of(node)
-    if not isinstance(op, Conv) or op.g != 1 or op.d != 1 or pair(op.k) != pair(op.s) or pair(op.k) == (1, 1):
+    if not isinstance(op, Conv) or op.name not in LAYERS or op.g != 1 or op.d != 1:
+        return False
+    if pair(op.k) != pair(op.s) or pair(op.k) == (1, 1):
         return False
     return pair(op.p or 0) == (0, 0) or op.pad != "zeros"
 
@@ -112,7 +118,7 @@ def _ended(graph: Graph, paths: tuple[str, ...] | None) -> tuple[str, ...] | Non
 
 
 def _layer(nodes: Sequence[Node]) -> Node:
-    return next(n for n in nodes if n.op.name in ("linear", "conv"))
+    return next(n for n in nodes if n.op.name in LAYERS)
 
 
 def _packed(graph: Graph, paths: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from archdsl.ir.graph import Graph, Guard, Node, Operation, Parameter, Region, Value
 from archdsl.ir.sizes import expr_of
-from archdsl.ir.types import Pair, TensorType
+from archdsl.ir.types import Frame, Pair, TensorType
 from archdsl.ir.verify import Finding
 from archdsl.ops._pooling import Pool
 from archdsl.ops.base import Op, Order, op_of, pair
@@ -105,9 +105,21 @@ def astray(before: Graph, after: Graph) -> Iterator[Finding]:
                 ]
                 for graph, one in ((before, was), (after, node))
             ]
-            cell = next((f.inner for _, found in filter(None, frames[0][:1]) for f in found[-1:]), None)
-            if frames[0] != frames[1] and (cell is None or not by_cells(op_of(node), cell)):
+            if frames[0] != frames[1] and not _put_together(op_of(node), *frames):
                 yield node.path, f"`{node.op.name}` {order.value}, and its operands are in another order than before"
+
+
+Cut = tuple[str, tuple[Frame, ...]] | None
+"""The kind of a value, and what it is cut into; None for one whose order an op does not see."""
+
+
+def _put_together(op: Op, before: Sequence[Cut], after: Sequence[Cut]) -> bool:
+    """Whether the windows that an op read are now the map that they tile, of which it reads the same positions."""
+    if len(before) != 1 or len(after) != 1 or before[0] is None or after[0] is None:
+        return False
+    (kind, cut), (now, whole) = before[0], after[0]
+    plain = bool(cut) and cut[-1].kind == "window" and not any(cut[-1].shift) and not cut[-1].halo
+    return plain and kind == now and cut[:-1] == whole and by_cells(op, cut[-1].inner)
 
 
 class Draft:
